@@ -1,0 +1,89 @@
+//! Compiles the system-call policy into the BPF programs the sandbox loads.
+//!
+//! Done here, the policy stays a table people can read, a mistake in it stops
+//! the build instead of a job, and starting a job spends no time on it.
+
+#![allow(clippy::print_stdout, reason = "a build script speaks to cargo on stdout")]
+
+use std::error::Error;
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::{env, fs};
+
+#[path = "src/sandbox/seccomp/compile.rs"]
+mod compile;
+#[path = "src/sandbox/seccomp/table.rs"]
+mod table;
+
+use compile::{Abi, Instruction};
+use table::Policy;
+
+/// `AUDIT_ARCH_*` of linux/audit.h.
+const ARCH_X86_64: u32 = 0xc000_003e;
+const ARCH_I386: u32 = 0x4000_0003;
+const ARCH_AARCH64: u32 = 0xc000_00b7;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arch = env::var("CARGO_CFG_TARGET_ARCH")?;
+    let (native_arch, native_table, i386_table) = match arch.as_str() {
+        "x86_64" => (ARCH_X86_64, "numbers.x86_64", Some("numbers.i386")),
+        "aarch64" => (ARCH_AARCH64, "numbers.aarch64", None),
+        _ => return Err(format!("no table of system-call numbers for {arch}").into()),
+    };
+    let texts = [
+        read("job.syscalls")?,
+        read("init.syscalls")?,
+        read(native_table)?,
+        i386_table.map_or(Ok(String::new()), read)?,
+    ];
+    let job = table::parse_policy(&texts[0]).map_err(|error| format!("job.syscalls: {error}"))?;
+    let init = table::parse_policy(&texts[1]).map_err(|error| format!("init.syscalls: {error}"))?;
+    let native = Abi { arch: native_arch, numbers: &table::parse_numbers(&texts[2])? };
+    let i386 = Abi { arch: ARCH_I386, numbers: &table::parse_numbers(&texts[3])? };
+
+    let mut code = String::new();
+    write_filter(&mut code, "INIT", &compile::compile(&init, &[&native]))?;
+    write_filter(&mut code, "JOB", &compile::compile(&job, &[&native]))?;
+    let both = if i386_table.is_some() { vec![&native, &i386] } else { vec![&native] };
+    write_filter(&mut code, "JOB_ABI32", &compile::compile(&job, &both))?;
+    write_rows(&mut code, &job, &native, &i386)?;
+    let out = PathBuf::from(env::var("OUT_DIR")?).join("seccomp.rs");
+    fs::write(out, code)?;
+    Ok(())
+}
+
+/// Reads a file of the policy, and has cargo run this again when it changes.
+fn read(name: &str) -> Result<String, Box<dyn Error>> {
+    println!("cargo::rerun-if-changed=policy/{name}");
+    let path = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("policy").join(name);
+    let text = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(text)
+}
+
+/// `static NAME: [sock_filter; N] = [...];`
+fn write_filter(code: &mut String, name: &str, program: &[Instruction]) -> std::fmt::Result {
+    writeln!(code, "static {name}: [sock_filter; {}] = [", program.len())?;
+    for Instruction { code: op, jt, jf, k } in program {
+        writeln!(code, "    sock_filter {{ code: {op}, jt: {jt}, jf: {jf}, k: {k} }},")?;
+    }
+    writeln!(code, "];")
+}
+
+/// The rows of the job's policy, for `describe`.
+fn write_rows(code: &mut String, job: &Policy, native: &Abi, i386: &Abi) -> std::fmt::Result {
+    let named = |abi: &Abi, name| abi.numbers.iter().any(|(_, other)| *other == name);
+    writeln!(code, "static ROWS: [(Row, Native, Abi32); {}] = [", job.rows.len())?;
+    for row in &job.rows {
+        writeln!(
+            code,
+            "    (Row {{ name: {:?}, answer: {:?}, condition: {:?}, reason: {:?} }}, {}, {}),",
+            row.name,
+            row.answer,
+            row.condition,
+            row.reason,
+            named(native, row.name),
+            named(i386, row.name),
+        )?;
+    }
+    writeln!(code, "];")
+}
