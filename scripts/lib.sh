@@ -1,0 +1,87 @@
+# shellcheck shell=bash
+# What every script here shares: the repository's root, the static target, missing packages.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+target_dir=${CARGO_TARGET_DIR:-$root/target}
+# the jobs see the system's own directories, so tools are looked for there and nowhere else
+system_path=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+export DEBIAN_FRONTEND=noninteractive
+
+say() { printf '\n== %s\n' "$*"; }
+die() {
+    printf '%s: %s\n' "$(basename "$0")" "$*" >&2
+    exit 1
+}
+
+# Runs a command as root, through sudo where we are not.
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        die "'$1' must run as root, and there is no sudo: run this script as root"
+    fi
+}
+
+# Fetches the package lists, once for all scripts that this one starts.
+update_packages() {
+    [ -z "${PACKAGES_UPDATED:-}" ] || return 0
+    command -v apt-get >/dev/null || die "this is no Debian (no apt-get): install by hand what is named above"
+    as_root apt-get update -qq >&2
+    export PACKAGES_UPDATED=1
+}
+
+# need_package PACKAGE...: installs those that are missing.
+need_package() {
+    local package missing=()
+    for package in "$@"; do
+        [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    printf 'installing %s\n' "${missing[*]}" >&2
+    update_packages
+    as_root apt-get install -qq -y --no-install-recommends "${missing[@]}" >&2 </dev/null ||
+        die "cannot install ${missing[*]}: see apt-get's message above"
+}
+
+# need COMMAND PACKAGE...: installs the packages where the command is missing.
+need() {
+    PATH=$system_path command -v "$1" >/dev/null && return
+    need_package "${@:2}"
+    PATH=$system_path command -v "$1" >/dev/null || die "'$1' is still missing after installing ${*:2}"
+}
+
+# need_rust [COMPONENT...]: cargo, and what `cargo fmt` and `cargo clippy` need.
+need_rust() {
+    local component
+    command -v cargo >/dev/null || PATH=$HOME/.cargo/bin:$PATH
+    if ! command -v cargo >/dev/null; then
+        update_packages
+        [ -n "$(apt-cache search --names-only '^rustup$')" ] ||
+            die "cargo is missing and Debian's is too old here: install Rust 1.85 or newer (https://rustup.rs)"
+        need_package rustup
+        rustup default stable >&2
+    fi
+    for component in "$@"; do
+        cargo "$component" --version >/dev/null 2>&1 || rustup component add "$component" >&2 ||
+            die "'cargo $component' is missing: install it with 'rustup component add $component'"
+    done
+}
+
+# The target of the static binaries: musl where installed, else glibc with its archive linked in.
+static_target() {
+    local cpu
+    cpu=$(uname -m)
+    if [ -d "$(rustc --print target-libdir --target "$cpu-unknown-linux-musl" 2>/dev/null)" ]; then
+        echo "$cpu-unknown-linux-musl"
+    else
+        echo "$cpu-unknown-linux-gnu"
+    fi
+}
+
+# Runs a cargo subcommand so that what it links is static.
+static_cargo() {
+    RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static" \
+        cargo "$1" --locked --target "$(static_target)" --target-dir "$target_dir" "${@:2}"
+}
