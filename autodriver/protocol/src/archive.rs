@@ -137,6 +137,8 @@ pub fn open_directory(path: &Path) -> Result<OwnedFd, Errno> {
 pub enum Selection {
     /// Everything: regular files, directories, symbolic links.
     Tree,
+    /// Everything but these names at the top.
+    Except(Vec<OsString>),
     /// Regular files whose path matches one of the patterns, or below a directory that does.
     Globs(Vec<Pattern>),
 }
@@ -159,10 +161,19 @@ impl Selection {
         globs.iter().map(compile).collect::<Result<_, _>>().map(Selection::Globs)
     }
 
+    /// Whether directories and links are taken too.
+    fn is_tree(&self) -> bool {
+        matches!(self, Selection::Tree | Selection::Except(_))
+    }
+
+    fn leaves_out(&self, path: &Path) -> bool {
+        matches!(self, Selection::Except(names) if names.iter().any(|name| path == Path::new(name)))
+    }
+
     fn takes(&self, path: &Path) -> bool {
         let options = MatchOptions { require_literal_separator: true, ..MatchOptions::new() };
         match self {
-            Selection::Tree => true,
+            Selection::Tree | Selection::Except(_) => true,
             Selection::Globs(patterns) => {
                 let path = path.to_string_lossy();
                 patterns.iter().any(|pattern| pattern.matches_with(&path, options))
@@ -192,7 +203,7 @@ pub fn pack_tree<W: Write>(
     let mut packer = Packer::new(selection, limits, out);
     let dir =
         openat(root, ".", DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).map_err(failed("open", prefix))?;
-    packer.directory(dir, prefix, Path::new(""), matches!(selection, Selection::Tree))?;
+    packer.directory(dir, prefix, Path::new(""), selection.is_tree())?;
     packer.finish()
 }
 
@@ -267,6 +278,7 @@ impl<'a, W: Write> Packer<'a, W> {
                 return Err(ArchiveError::TooMuch { what: "entries", limit: self.limits.entries });
             }
         }
+        names.retain(|name| !self.selection.leaves_out(&path.join(name)));
         names.sort_unstable();
         for name in names {
             self.entry(dir.as_fd(), &name, prefix, &path.join(&name), wanted)?;
@@ -295,7 +307,7 @@ impl<'a, W: Write> Packer<'a, W> {
             let flags = DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
             match openat(dir, name, flags, Mode::empty()) {
                 Ok(sub) => {
-                    if matches!(self.selection, Selection::Tree) {
+                    if self.selection.is_tree() {
                         self.header(&full, EntryType::Directory, &stat, 0, None, io::empty())?;
                     }
                     self.directory(sub, prefix, path, wanted)?;
@@ -313,7 +325,7 @@ impl<'a, W: Write> Packer<'a, W> {
                 Ok(_) => self.skip(path, "not a regular file".to_owned()),
                 Err(errno) => self.skip(path, errno_name(errno)),
             }
-        } else if is(&stat, SFlag::S_IFLNK) && matches!(self.selection, Selection::Tree) {
+        } else if is(&stat, SFlag::S_IFLNK) && self.selection.is_tree() {
             let target = readlinkat(dir, name).map_err(failed("read link", path))?;
             if stays_inside(&full, Path::new(&target)) {
                 self.header(&full, EntryType::Symlink, &stat, 0, Some(Path::new(&target)), io::empty())?;
@@ -743,6 +755,22 @@ mod tests {
         let root = dir.path().join("root");
         assert_eq!(fs::read(root.join("link").join(&long)).unwrap(), b"x");
         assert_eq!(fs::read(root.join("top")).unwrap(), vec![7; 5000]);
+    }
+
+    #[test]
+    fn names_left_out_are_left_out_at_the_top_only() {
+        let source = tempfile::tempdir().unwrap();
+        fs::create_dir(source.path().join("sub")).unwrap();
+        for name in ["job.json", "Makefile", "sub/job.json"] {
+            fs::write(source.path().join(name), b"").unwrap();
+        }
+        let fd = open_directory(source.path()).unwrap();
+        let selection = Selection::Except(vec!["job.json".into(), "absent".into()]);
+        let mut bytes = Vec::new();
+        pack_tree(fd.as_fd(), Path::new(""), &selection, LIMITS, &mut bytes).unwrap();
+        let (dir, result) = unpacked(&bytes, INPUT);
+        assert_eq!(result.unwrap().entries, 3);
+        assert!(dir.path().join("root/sub/job.json").exists() && !dir.path().join("root/job.json").exists());
     }
 
     #[test]
