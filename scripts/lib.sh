@@ -52,21 +52,32 @@ need() {
     PATH=$system_path command -v "$1" >/dev/null || die "'$1' is still missing after installing ${*:2}"
 }
 
-# need_rust [COMPONENT...]: cargo, and what `cargo fmt` and `cargo clippy` need.
+# need_rust: cargo, or Debian's rustup where there is one.
 need_rust() {
-    local component
     command -v cargo >/dev/null || PATH=$HOME/.cargo/bin:$PATH
-    if ! command -v cargo >/dev/null; then
-        update_packages
-        [ -n "$(apt-cache search --names-only '^rustup$')" ] ||
-            die "cargo is missing and Debian's is too old here: install Rust 1.85 or newer (https://rustup.rs)"
-        need_package rustup
-        rustup default stable >&2
-    fi
-    for component in "$@"; do
-        cargo "$component" --version >/dev/null 2>&1 || rustup component add "$component" >&2 ||
-            die "'cargo $component' is missing: install it with 'rustup component add $component'"
+    command -v cargo >/dev/null && return
+    update_packages
+    [ -n "$(apt-cache search --names-only '^rustup$')" ] ||
+        die "cargo is missing and Debian's is too old here: install Rust 1.85 or newer (https://rustup.rs)"
+    need_package rustup
+    rustup default stable >&2
+}
+
+# need_cargo_tool NAME...: the subcommands that are components of the toolchain.
+need_cargo_tool() {
+    local name
+    for name in "$@"; do
+        cargo "$name" --version >/dev/null 2>&1 || rustup component add "$name" >&2 ||
+            die "'cargo $name' is missing: install it with 'rustup component add $name'"
     done
+}
+
+# need_job_tools: what the sample jobs use.
+need_job_tools() {
+    need make make
+    need cc gcc libc6-dev
+    need javac default-jdk-headless
+    need python3 python3
 }
 
 # The target of the static binaries: musl where installed, else glibc with its archive linked in.
