@@ -38,6 +38,8 @@
 mod compile;
 #[cfg(test)]
 mod table;
+#[cfg(test)]
+mod tests;
 
 use nix::errno::Errno;
 use seccompiler::sock_filter;
