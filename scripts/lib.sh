@@ -52,15 +52,20 @@ need() {
     PATH=$system_path command -v "$1" >/dev/null || die "'$1' is still missing after installing ${*:2}"
 }
 
-# need_rust: cargo, or Debian's rustup where there is one.
+# need_rust: cargo, from Debian's rustup where that is to be had, and new enough.
 need_rust() {
+    local oldest
+    oldest=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml")
     command -v cargo >/dev/null || PATH=$HOME/.cargo/bin:$PATH
-    command -v cargo >/dev/null && return
-    update_packages
-    [ -n "$(apt-cache search --names-only '^rustup$')" ] ||
-        die "cargo is missing and Debian's is too old here: install Rust 1.85 or newer (https://rustup.rs)"
-    need_package rustup
-    rustup default stable >&2
+    if ! command -v cargo >/dev/null; then
+        update_packages
+        [ -n "$(apt-cache search --names-only '^rustup$')" ] ||
+            die "cargo is missing, and Debian's is too old here: install Rust $oldest or newer (https://rustup.rs)"
+        need_package rustup
+        rustup default stable >&2
+    fi
+    printf 'cargo %s\n%s\n' "$oldest" "$(cargo --version)" | sort -CV ||
+        die "$(cargo --version) is too old: install Rust $oldest or newer (https://rustup.rs)"
 }
 
 # need_cargo_tool NAME...: the subcommands that are components of the toolchain.

@@ -8,10 +8,10 @@ int main(void)
     char name[32];
 
     setbuf(stdout, NULL);
-    for (int log = 0; log < 1024; log++) {
+    for (int log = 0; log < 64; log++) {
         FILE *file;
 
-        snprintf(name, sizeof name, "step-%04d.log", log);
+        snprintf(name, sizeof name, "step-%02d.log", log);
         file = fopen(name, "w");
         if (file == NULL) {
             perror(name);

@@ -1,0 +1,5 @@
+/* Does nothing: what it takes is the sandbox's. */
+int main(void)
+{
+    return 0;
+}
