@@ -50,6 +50,17 @@ fn the_allow_list_is_the_tested_one_with_documented_differences() {
 }
 
 #[test]
+fn init_may_wait_talk_and_leave_and_nothing_else() {
+    let policy = init();
+    let names: Vec<&str> = policy.rows.iter().map(|row| row.name).collect();
+    let expected = "wait4 waitid read write close poll ppoll sendto sendmsg \
+                    rt_sigreturn restart_syscall exit exit_group";
+    assert_eq!(names.join(" "), expected);
+    assert!(policy.rows.iter().all(|row| row.rule == Rule::Always(Answer::Allow)));
+    assert_eq!(policy.default, Answer::Kill);
+}
+
+#[test]
 fn every_row_is_a_call_of_some_abi_and_every_call_has_a_row() {
     let known: BTreeSet<&str> = [X86_64, I386, AARCH64]
         .into_iter()
