@@ -46,16 +46,16 @@ use seccompiler::sock_filter;
 
 /// One row of the policy, as a reader of `autodriver explain` wants it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Row {
+pub struct Row {
     /// The system call.
-    pub(crate) name: &'static str,
+    pub name: &'static str,
     /// `allow`, or the error number a refused call gets.
-    pub(crate) answer: &'static str,
+    pub answer: &'static str,
     /// Empty, or `unless ...` or `when ...`: the calls `answer` is for. The
     /// others are allowed.
-    pub(crate) condition: &'static str,
+    pub condition: &'static str,
     /// Why.
-    pub(crate) reason: &'static str,
+    pub reason: &'static str,
 }
 
 /// Whether the machine's own ABI, and the 32-bit one, have a call of that name.
@@ -66,7 +66,7 @@ include!(concat!(env!("OUT_DIR"), "/seccomp.rs"));
 
 /// The filter of a job; with `abi32`, 32-bit x86 programs run under the same
 /// policy instead of being killed. Other machines have no use for `abi32`.
-pub(crate) fn job_filter(abi32: bool) -> &'static [sock_filter] {
+pub fn job_filter(abi32: bool) -> &'static [sock_filter] {
     if abi32 {
         &JOB_ABI32
     } else {
@@ -75,7 +75,7 @@ pub(crate) fn job_filter(abi32: bool) -> &'static [sock_filter] {
 }
 
 /// The filter of init, which may wait, talk to the driver and exit.
-pub(crate) fn init_filter() -> &'static [sock_filter] {
+pub fn init_filter() -> &'static [sock_filter] {
     &INIT
 }
 
@@ -84,7 +84,7 @@ pub(crate) fn init_filter() -> &'static [sock_filter] {
 /// The caller has set `no_new_privs` and has one thread. Fails with the error
 /// of seccomp(2): EINVAL where the kernel has no filters, ENOSYS where it has
 /// no seccomp at all.
-pub(crate) fn install(filter: &[sock_filter]) -> Result<(), Errno> {
+pub fn install(filter: &[sock_filter]) -> Result<(), Errno> {
     use seccompiler::Error;
     seccompiler::apply_filter(filter).map_err(|error| match error {
         Error::Prctl(error) | Error::Seccomp(error) => {
@@ -96,6 +96,6 @@ pub(crate) fn install(filter: &[sock_filter]) -> Result<(), Errno> {
 
 /// The policy of a job, for people. Every number not named gets ENOSYS.
 #[allow(dead_code, reason = "for `autodriver explain`")]
-pub(crate) fn describe(abi32: bool) -> impl Iterator<Item = Row> {
+pub fn describe(abi32: bool) -> impl Iterator<Item = Row> {
     ROWS.iter().filter(move |(_, native, i386)| *native || abi32 && *i386).map(|(row, ..)| *row)
 }
