@@ -34,6 +34,8 @@
 //! reads it and `compile.rs` makes one BPF program of it, both in the build
 //! script; this file hands the programs out and loads them.
 
+#![forbid(unsafe_code)]
+
 #[cfg(test)]
 mod compile;
 #[cfg(test)]
