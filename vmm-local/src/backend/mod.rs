@@ -1,0 +1,128 @@
+//! How to make and destroy a machine, and how to get a stdin and a stdout on it; nothing else.
+//! What is said over them is [`crate::session`]'s business.
+
+mod peer;
+mod process;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+pub use peer::{Ending, Peer};
+pub use process::Process;
+
+/// The name of a machine: 1 to 64 of `A-Z a-z 0-9 . _ -`, not starting with `.` or `-`, so
+/// that it is a file name, a container name and a host name label without quoting.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name(String);
+
+impl FromStr for Name {
+    type Err = BackendError;
+
+    fn from_str(text: &str) -> Result<Name, BackendError> {
+        let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+        let starts_well = text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
+        if !starts_well || text.len() > 64 || !text.bytes().all(legal) {
+            return Err(BackendError(format!(
+                "'{}' is not a machine name; use 1 to 64 letters, digits, '.', '_' and '-', not starting with '.' or '-'",
+                text.escape_debug()
+            )));
+        }
+        Ok(Name(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl AsRef<std::path::Path> for Name {
+    fn as_ref(&self) -> &std::path::Path {
+        self.0.as_ref()
+    }
+}
+
+/// Why a machine could not be made, reached or destroyed: one sentence for the operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendError(pub String);
+
+impl fmt::Display for BackendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for BackendError {}
+
+/// A way to have machines.
+pub trait Backend: fmt::Debug + Send + Sync {
+    /// Makes the machine, or begins to: [`Backend::connect`] may fail until it is up.
+    ///
+    /// # Errors
+    /// What is missing and what to do about it.
+    fn create(&self, machine: &Name) -> Result<(), BackendError>;
+
+    /// Starts an `autodriver serve` on the machine; its stdin and stdout are the wire. Each
+    /// call is a connection of its own.
+    ///
+    /// # Errors
+    /// What could not be started. A machine that cannot be reached shows later, as a
+    /// connection that ends without a signature.
+    fn connect(&self, machine: &Name) -> Result<Peer, BackendError>;
+
+    /// Destroys the machine, whatever runs on it. A machine that is not there is destroyed.
+    ///
+    /// # Errors
+    /// What could not be removed.
+    fn destroy(&self, machine: &Name) -> Result<(), BackendError>;
+}
+
+/// Which backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// The machine is this one: `autodriver serve` as a child process.
+    #[default]
+    Process,
+}
+
+/// The options that choose and configure a backend.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, clap::Args)]
+#[serde(deny_unknown_fields)]
+pub struct BackendOptions {
+    /// How to get machines; process: this machine
+    #[arg(long, value_enum, default_value = "process", value_name = "process")]
+    pub backend: Kind,
+    /// The autodriver to start (default: beside this program, or in PATH)
+    #[arg(long, value_name = "PATH")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub autodriver: Option<PathBuf>,
+}
+
+impl BackendOptions {
+    /// The backend. What it needs is looked for when it is needed.
+    pub fn build(&self) -> Box<dyn Backend> {
+        match self.backend {
+            Kind::Process => Box::new(Process::new(self.autodriver.clone())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn machine_names_need_no_quoting_anywhere() {
+        for name in ["a", "prod-1234-image_x", "_x", "0.1", &"n".repeat(64)] {
+            assert!(name.parse::<Name>().is_ok(), "{name}");
+        }
+        for name in ["", ".", "..", "-rf", ".x", "a/b", "a b", "ä", "a\n", &"n".repeat(65)] {
+            assert!(name.parse::<Name>().is_err(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! The other end of a connection: a child process with piped streams, owned until it is gone.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{fcntl, FcntlArg, OFlag};
+use nix::sys::signal::{killpg, Signal};
+use nix::unistd::Pid;
+
+/// How long a peer has to go by itself once its stdin is closed: it restores its machine then.
+const PARTING: Duration = Duration::from_secs(10);
+
+/// How a peer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// By itself. `None`: it is no process of ours, or was already waited for.
+    Exited(Option<ExitStatus>),
+    /// It did not go, and was killed.
+    Killed,
+}
+
+/// The three streams of an autodriver, and the local process that carries them.
+///
+/// Dropping it closes the streams, which makes an autodriver cancel and restore everything,
+/// waits, and at last kills the local process and all that it started: that works too when the
+/// far side hangs.
+#[derive(Debug)]
+pub struct Peer {
+    pub(crate) stdin: Option<OwnedFd>,
+    pub(crate) stdout: Option<OwnedFd>,
+    pub(crate) stderr: Option<OwnedFd>,
+    process: Option<Child>,
+}
+
+impl Peer {
+    /// Starts `command` with its streams piped, in a process group of its own: a Ctrl-C at the
+    /// terminal is for us, and we tell the guest in order.
+    ///
+    /// # Errors
+    /// Those of fork, exec and fcntl.
+    pub fn spawn(command: &mut Command) -> io::Result<Peer> {
+        let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = piped.process_group(0).spawn()?;
+        let stdin = child.stdin.take().map(OwnedFd::from);
+        let stdout = child.stdout.take().map(OwnedFd::from);
+        let stderr = child.stderr.take().map(OwnedFd::from);
+        let peer = Peer { stdin, stdout, stderr, process: Some(child) };
+        peer.set_nonblocking()?;
+        Ok(peer)
+    }
+
+    /// A peer that is no child process, such as a socket or the pipes of a test.
+    ///
+    /// # Errors
+    /// Those of fcntl.
+    pub fn from_streams(stdin: OwnedFd, stdout: OwnedFd) -> io::Result<Peer> {
+        let peer = Peer { stdin: Some(stdin), stdout: Some(stdout), stderr: None, process: None };
+        peer.set_nonblocking()?;
+        Ok(peer)
+    }
+
+    fn set_nonblocking(&self) -> io::Result<()> {
+        for fd in [&self.stdin, &self.stdout, &self.stderr].into_iter().flatten() {
+            let flags = OFlag::from_bits_truncate(fcntl(fd, FcntlArg::F_GETFL)?);
+            fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+        }
+        Ok(())
+    }
+
+    /// Closes the wire, waits for the peer to go, and kills it if it does not.
+    pub fn end(&mut self) -> Ending {
+        self.stdin = None;
+        self.stdout = None;
+        let Some(mut child) = self.process.take() else { return Ending::Exited(None) };
+        let deadline = Instant::now() + PARTING;
+        let mut pause = Duration::from_micros(200);
+        loop {
+            match child.try_wait() {
+                Ok(None) if Instant::now() < deadline => std::thread::sleep(pause),
+                Ok(None) => break,
+                Ok(status) => return Ending::Exited(status),
+                Err(_) => return Ending::Exited(None),
+            }
+            pause = (pause * 2).min(Duration::from_millis(20));
+        }
+        if let Ok(group) = i32::try_from(child.id()) {
+            // It may have gone in between, which is just as well.
+            let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+        }
+        let _ = child.wait();
+        Ending::Killed
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_sees_end_of_file_goes_by_itself() {
+        let mut peer = Peer::spawn(&mut Command::new("cat")).unwrap();
+        assert!(matches!(peer.end(), Ending::Exited(Some(status)) if status.success()));
+        assert_eq!(peer.end(), Ending::Exited(None), "it is waited for once");
+    }
+}

@@ -1,0 +1,68 @@
+//! Words for people: what a guest or a job said, made harmless for a terminal; times and sizes.
+
+use std::time::Duration;
+
+/// Text from a guest or a job with nothing left in it that a terminal would obey: control
+/// characters, and the marks that turn the direction of writing, are spelled out.
+pub fn printable(text: &str) -> String {
+    let obeyed = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().fold(String::with_capacity(text.len()), |mut safe, c| {
+        match obeyed(c) {
+            true => safe.extend(c.escape_default()),
+            false => safe.push(c),
+        }
+        safe
+    })
+}
+
+/// The start of a printable text, with an ellipsis where something was left out.
+pub fn shortened(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        Some(_) => text.chars().take(most.saturating_sub(1)).chain(['…']).collect(),
+        None => text.to_owned(),
+    }
+}
+
+/// Seconds with milliseconds, or whole milliseconds below a second.
+pub fn time(time: Duration) -> String {
+    match time.as_millis() {
+        ms @ 0..1000 => format!("{ms} ms"),
+        ms => format!("{}.{:02} s", ms / 1000, ms % 1000 / 10),
+    }
+}
+
+/// Bytes with one decimal of the largest fitting unit (powers of 1024).
+pub fn size(bytes: u64) -> String {
+    for (shift, unit) in [(30, "G"), (20, "M"), (10, "K")] {
+        if bytes >> shift > 0 {
+            let tenths = (u128::from(bytes) * 10) >> shift;
+            return format!("{}.{}{unit}", tenths / 10, tenths % 10);
+        }
+    }
+    format!("{bytes}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_a_terminal_obeys_is_left() {
+        assert_eq!(printable("a\x1b[2Jb\r\n\u{202e}é"), "a\\u{1b}[2Jb\\r\\n\\u{202e}é");
+        assert!(!printable(&('\0'..'\u{a0}').collect::<String>()).chars().any(char::is_control));
+    }
+
+    #[test]
+    fn times_and_sizes_read_well() {
+        assert_eq!(time(Duration::from_micros(12_900)), "12 ms");
+        assert_eq!(time(Duration::from_millis(61_239)), "61.23 s");
+        assert_eq!(size(512), "512");
+        assert_eq!(size(1536), "1.5K");
+        assert_eq!(size(u64::MAX), "17179869183.9G");
+        assert_eq!(shortened("äbcdef", 3), "äb…");
+        assert_eq!(shortened("abc", 3), "abc");
+    }
+}
