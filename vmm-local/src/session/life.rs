@@ -1,0 +1,271 @@
+//! The whole life of one job on a connection, always to a verdict.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use autodriver_protocol::archive::{self, ArchiveError, Limits, Selection};
+use autodriver_protocol::job::{Input, Output};
+use autodriver_protocol::report::{Leftover, Restore, RestoreState};
+use autodriver_protocol::{Cause, Open, Options, Report, Transferred};
+
+use super::fetch::fetch;
+use super::job::{Ended, Sink};
+use super::{Connection, Fault, Job, SessionError, Step, Verdict};
+use crate::text;
+
+/// What the host itself is ready to send; the guest has its own limit.
+const PUT_LIMITS: Limits = Limits { entries: 10_000_000, bytes: 1 << 42 };
+/// How many skipped files are named in notes.
+const NAMED_MAX: usize = 5;
+
+/// Something of this machine that goes into the job directory.
+#[derive(Clone, Debug)]
+pub enum Bundle {
+    /// As `--in` says.
+    Input(Input),
+    /// The content of a directory, without some names at its top.
+    Directory {
+        /// Where it is.
+        path: PathBuf,
+        /// What stays out.
+        except: Vec<OsString>,
+    },
+}
+
+/// All there is to do for one job.
+#[derive(Clone, Debug)]
+pub struct Assignment {
+    /// The document that is sent; what the host relies upon itself is always given in it.
+    pub document: Options,
+    /// What is put, in order.
+    pub bundles: Vec<Bundle>,
+    /// What is got, in order.
+    pub outputs: Vec<Output>,
+}
+
+/// How a job's life on a connection ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// Sentences for the caller: files that were not copied, and why.
+    pub notes: Vec<String>,
+    /// Whether the machine can take another job.
+    pub machine_is_sound: bool,
+}
+
+impl Outcome {
+    /// Of a job that never met a machine.
+    pub fn of(fault: Fault) -> Outcome {
+        let machine_is_sound = !fault.lost;
+        Outcome { verdict: Verdict::Fault(fault), notes: Vec::new(), machine_is_sound }
+    }
+}
+
+impl Assignment {
+    /// From the options of `run`: inputs, outputs and report are the host's business.
+    ///
+    /// # Errors
+    /// A [`Fault`] at [`Step::Prepare`]: an input that is missing, a glob that is none.
+    pub fn new(options: Options) -> Result<Assignment, Fault> {
+        let options = Options { quiet: false, report: None, ..options };
+        let bundles: Vec<Bundle> = options.inputs.iter().cloned().map(Bundle::Input).collect();
+        bundles.iter().try_for_each(Bundle::check)?;
+        let globs: Vec<&str> = options.outputs.iter().map(|output| &*output.glob).collect();
+        Selection::globs(&globs).map_err(|error| Fault::here(Step::Prepare, &format!("--out: {error}")))?;
+        let outputs = options.outputs.clone();
+        let defaults = Options::defaults();
+        let document = Options {
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            wall: options.wall.or(defaults.wall),
+            grace: options.grace.or(defaults.grace),
+            output: options.output.or(defaults.output),
+            disk: options.disk.or(defaults.disk),
+            inodes: options.inodes.or(defaults.inodes),
+            ..options
+        };
+        Ok(Assignment { document, bundles, outputs })
+    }
+
+    /// The longest that the job itself may take.
+    fn limit(&self) -> Duration {
+        let time =
+            |time: Option<autodriver_protocol::units::Time>| time.map_or(Duration::ZERO, |time| time.0);
+        time(self.document.wall) + time(self.document.grace)
+    }
+
+    /// The most that a job can have written, so the most there is to get.
+    fn get_limits(&self) -> Limits {
+        let bytes = self.document.disk.map_or(0, |size| size.0);
+        Limits { entries: self.document.inodes.unwrap_or(0), bytes }
+    }
+}
+
+impl Bundle {
+    pub(crate) fn check(&self) -> Result<(), Fault> {
+        let refused = |why: String| Err(Fault::here(Step::Prepare, &why));
+        let Bundle::Input(input) = self else { return Ok(()) };
+        if let Err(error) = std::fs::metadata(&input.src) {
+            return refused(format!("--in '{}': {error}; give a file or a directory", input.src));
+        }
+        match archive::relative(input.dest.as_deref().unwrap_or("").as_bytes()) {
+            Ok(_) => Ok(()),
+            Err(why) => {
+                refused(format!("--in '{}': DEST must be inside the job directory ({why})", input.src))
+            }
+        }
+    }
+
+    /// Writes it as a tar stream.
+    pub(crate) fn pack(&self, out: &mut dyn Write) -> Result<Transferred, ArchiveError> {
+        let tree = |path: &Path, prefix: &Path, selection: &Selection, out| {
+            let dir = archive::open_directory(path).map_err(|errno| ArchiveError::Failed {
+                act: "open directory",
+                name: path.to_string_lossy().into_owned(),
+                errno,
+            })?;
+            archive::pack_tree(dir.as_fd(), prefix, selection, PUT_LIMITS, out)
+        };
+        let input = match self {
+            Bundle::Directory { path, except } => {
+                return tree(path, Path::new(""), &Selection::Except(except.clone()), out)
+            }
+            Bundle::Input(input) => input,
+        };
+        let src = Path::new(&input.src);
+        let dest = input.dest.as_deref().unwrap_or("");
+        if src.is_dir() {
+            return tree(src, Path::new(dest), &Selection::Tree, out);
+        }
+        let name = src.file_name().map(Path::new).unwrap_or(src);
+        let as_directory = dest.is_empty() || dest.ends_with('/');
+        let name = if as_directory { Path::new(dest).join(name) } else { PathBuf::from(dest) };
+        archive::pack_file(src, &name, PUT_LIMITS, out)
+    }
+}
+
+/// Does the assignment. Never fails: whatever happens is in the outcome.
+pub fn perform(connection: &mut Connection, assignment: &Assignment, sink: &mut Sink<'_>) -> Outcome {
+    let mut life = Life { assignment, notes: Vec::new(), report: None };
+    let (verdict, restore) = life.lead(connection, sink);
+    let poisoned = |restore: &Restore| restore.state == RestoreState::Poisoned;
+    let reported = matches!(&verdict, Verdict::Report(report) if poisoned(&report.restore));
+    if let (Some(restore), Verdict::Fault(_)) = (restore.as_ref().filter(|r| poisoned(r)), &verdict) {
+        life.notes.push(format!("the machine is poisoned: {}", listed(restore)));
+    }
+    let machine_is_sound = !connection.is_over() && !reported && !restore.as_ref().is_some_and(poisoned);
+    Outcome { verdict, notes: life.notes, machine_is_sound }
+}
+
+fn listed(restore: &Restore) -> String {
+    let each = restore.leftovers.iter().map(|left| format!("{} {}", left.kind, left.what));
+    text::printable(&each.collect::<Vec<_>>().join("; "))
+}
+
+struct Life<'a> {
+    assignment: &'a Assignment,
+    notes: Vec<String>,
+    report: Option<Report>,
+}
+
+impl Life<'_> {
+    /// The verdict, and what `closed` said if it came.
+    fn lead(&mut self, connection: &mut Connection, sink: &mut Sink<'_>) -> (Verdict, Option<Restore>) {
+        let mut job = match Job::open(connection, &Open::default()) {
+            Ok(job) => job,
+            Err(error) => return (Verdict::Fault(connection.fault(Step::Open, &error)), None),
+        };
+        let failed = match self.work(&mut job, sink) {
+            Ok(()) => None,
+            Err((step, error)) => {
+                let fault = job.connection.fault(step, &error);
+                if fault.lost {
+                    return (Verdict::Fault(fault.after(self.report.take())), None);
+                }
+                Some(fault)
+            }
+        };
+        match job.close(sink) {
+            Ok(Ended { restore, report }) => {
+                let report = self.report.take().or(report).map(|report| with_restore(report, &restore));
+                (conclude(failed, report), Some(restore))
+            }
+            Err(error) => (self.lost_at_close(failed, connection.fault(Step::Close, &error)), None),
+        }
+    }
+
+    fn work(&mut self, job: &mut Job<'_>, sink: &mut Sink<'_>) -> Result<(), (Step, SessionError)> {
+        for bundle in &self.assignment.bundles {
+            let sent = job.put(|out| bundle.pack(out)).map_err(|error| (Step::Put, error))?;
+            self.note_skipped("copied in", &sent);
+        }
+        let assignment = self.assignment;
+        let report = job.run(&assignment.document, assignment.limit(), sink);
+        let report = self.report.insert(report.map_err(|error| (Step::Run, error))?);
+        if report.cause == Cause::SetupFailed {
+            return Ok(());
+        }
+        for output in &assignment.outputs {
+            let got = fetch(job, output, assignment.get_limits()).map_err(|error| (Step::Get, error))?;
+            self.note_skipped("copied out", &got);
+            if got.entries == 0 && got.skipped_count == 0 {
+                self.notes.push(format!("--out '{}' matched no file", text::printable(&output.glob)));
+            }
+        }
+        Ok(())
+    }
+
+    fn note_skipped(&mut self, copied: &str, done: &Transferred) {
+        if done.skipped_count == 0 {
+            return;
+        }
+        let named = done.skipped.iter().take(NAMED_MAX).map(|file| format!("'{}' ({})", file.name, file.why));
+        let named = named.collect::<Vec<_>>().join(", ");
+        let more = if done.skipped_count > NAMED_MAX as u64 { ", ..." } else { "" };
+        let note = format!("{} files were not {copied}: {named}{more}", done.skipped_count);
+        self.notes.push(text::printable(&note));
+    }
+
+    /// A job whose report came has its verdict, but nobody knows what it left behind.
+    fn lost_at_close(&mut self, failed: Option<Fault>, lost: Fault) -> Verdict {
+        match (failed, self.report.take()) {
+            (None, Some(report)) => {
+                let what = format!("not known: the machine was lost at close: {}", lost.message);
+                let leftover = Leftover { kind: "machine".to_owned(), what };
+                let restore = Restore::from_leftovers(vec![leftover]);
+                Verdict::Report(Box::new(with_restore(report, &restore)))
+            }
+            (failed, report) => {
+                let fault = failed.map_or(lost, |failed| Fault { lost: true, ..failed });
+                Verdict::Fault(fault.after(report))
+            }
+        }
+    }
+}
+
+/// The verdict on a job that was closed in order.
+fn conclude(failed: Option<Fault>, report: Option<Report>) -> Verdict {
+    match (failed, report) {
+        (None, Some(report)) => Verdict::Report(Box::new(report)),
+        // The report tells of the cancelling, or of an end that came first.
+        (Some(fault), Some(report)) if fault.cancelled && fault.step == Step::Run => {
+            Verdict::Report(Box::new(report))
+        }
+        (Some(fault), report) => Verdict::Fault(fault.after(report)),
+        (None, None) => Verdict::Fault(Fault::here(Step::Run, &"the machine gave no report")),
+    }
+}
+
+/// The report with what `closed` found added to what was known when the job ended.
+fn with_restore(report: Report, closed: &Restore) -> Report {
+    let mut leftovers = report.restore.leftovers.clone();
+    leftovers
+        .extend(closed.leftovers.iter().filter(|left| !report.restore.leftovers.contains(left)).cloned());
+    let poisoned = [report.restore.state, closed.state].contains(&RestoreState::Poisoned);
+    let state = if poisoned { RestoreState::Poisoned } else { RestoreState::Restored };
+    Report { restore: Restore { state, leftovers }, ..report }
+}
