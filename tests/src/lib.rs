@@ -1,1 +1,21 @@
-//! end-to-end tests
+//! The harness of the end-to-end tests. They see autodriver as a user does: through its command
+//! line ([`job`]) or through the wire ([`Connection`]). Inside the box runs `captive`, a static
+//! program whose every subcommand tries one thing and prints `ok ...` or `errno NAME`.
+//!
+//! The tests need root, a built autodriver (`AUTODRIVER`, else `target/dist/autodriver`) and a
+//! static captive (`CAPTIVE`, else the one built with the tests). What is missing is a failure,
+//! never a skip. [`Snapshot`] compares the machine before and after.
+
+mod binaries;
+mod job;
+mod outcome;
+mod process;
+mod snapshot;
+mod wire;
+
+pub use binaries::{autodriver, captive, require_root};
+pub use job::{driver, job, program, shell, Job, Running, DEADLINE};
+pub use outcome::Outcome;
+pub use process::{descendants, processes, wait_until, Process};
+pub use snapshot::{alone, Snapshot};
+pub use wire::{tar_of, Connection, Finished, Frame};

@@ -1,0 +1,85 @@
+//! What a job may write: bytes and files together, and the largest file.
+
+use autodriver_protocol::Cause;
+use e2e::{job, shell, Outcome};
+
+/// Room for the captive itself and about 24 MiB more.
+fn limited(words: &[&str]) -> Outcome {
+    job(words).opt("--disk", "32M").run()
+}
+
+#[test]
+fn job_that_fails_because_its_storage_is_full_met_the_disk_limit() {
+    let outcome = limited(&["strict", "write", "big", "60"]).expect_limit(Cause::DiskLimit, "disk");
+    assert_eq!(outcome.text(), "errno ENOSPC");
+}
+
+#[test]
+fn job_that_goes_on_with_full_storage_is_told_of_the_limit() {
+    let outcome = limited(&["write-on", "big", "60"]);
+    assert_eq!(outcome.text(), "ok ENOSPC");
+    assert!(outcome.hit("disk"), "{outcome}");
+    outcome.expect_restored();
+}
+
+#[test]
+fn job_below_the_disk_limit_exits() {
+    limited(&["strict", "write", "big", "16"]).expect_clean();
+}
+
+#[test]
+fn all_places_a_job_can_write_share_one_limit() {
+    let script =
+        "for place in . /tmp /var/tmp /dev/shm; do ./captive strict write $place/a 12 || exit 1; done";
+    let outcome = shell(script).opt("--disk", "32M").run().expect_limit(Cause::DiskLimit, "disk");
+    assert!(outcome.text().ends_with("errno ENOSPC"), "{outcome}");
+    shell(script).opt("--disk", "80M").run().expect_clean();
+}
+
+#[test]
+fn files_without_a_name_count() {
+    limited(&["strict", "write-deleted", "big", "60"]).expect_limit(Cause::DiskLimit, "disk");
+    limited(&["strict", "write-deleted", "big", "16"]).expect_clean();
+}
+
+#[test]
+fn removed_files_give_their_room_back() {
+    let script = "for turn in 1 2 3 4; do ./captive strict write a 16 || exit 1; rm a; done";
+    shell(script).opt("--disk", "32M").run().expect_clean();
+}
+
+#[test]
+fn job_past_the_limit_of_inodes_is_told() {
+    let outcome = job(["strict", "make-files", "many", "2000"]).opt("--inodes", "500").run();
+    let outcome = outcome.expect_limit(Cause::DiskLimit, "inodes");
+    assert_eq!(outcome.text(), "errno ENOSPC");
+}
+
+#[test]
+fn job_below_the_limit_of_inodes_exits() {
+    job(["strict", "make-files", "many", "400"]).opt("--inodes", "500").run().expect_clean();
+}
+
+#[test]
+fn file_past_fsize_ends_the_job() {
+    job(["write", "big", "20"]).opt("--fsize", "8M").run().expect_limit(Cause::DiskLimit, "fsize");
+}
+
+#[test]
+fn file_below_fsize_is_written() {
+    job(["strict", "write", "big", "8"]).opt("--fsize", "8M").run().expect_clean();
+}
+
+#[test]
+fn sparse_files_are_held_to_fsize_too() {
+    job(["sparse", "big", "100000"]).run().expect_limit(Cause::DiskLimit, "fsize");
+    job(["strict", "sparse", "big", "90"]).run().expect_clean();
+}
+
+#[test]
+fn inputs_that_do_not_fit_the_storage_are_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("large"), vec![1; 9 << 20]).expect("a large file");
+    let outcome = e2e::program(["/bin/true"]).opt("--in", folder.path()).opt("--disk", "4M");
+    outcome.without_report().run().expect_refusal(&[]);
+}
