@@ -1,1 +1,30 @@
-fn main() {}
+//! autodriver: runs one untrusted job in a sandbox, and puts the machine back.
+//!
+//! Reading order: `plan` (what can be asked, what is refused), `sandbox` (the box, layer by
+//! layer), `supervise` (limits and verdict), `restore`, then `run` and `serve`, which put them
+//! together, and at last `sys` (the unsafe).
+#![deny(unsafe_code)]
+// A program has no outside: `pub` says what a module offers to the others.
+#![allow(unreachable_pub)]
+
+mod cli;
+mod facts;
+mod plan;
+mod sandbox;
+mod supervise;
+mod restore;
+mod transfer;
+mod slot;
+mod poller;
+mod outlet;
+mod run;
+mod uids;
+mod fault;
+#[allow(unsafe_code)]
+mod sys;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

@@ -473,6 +473,19 @@ struct Unpacker<'a> {
 /// # Errors
 /// [`ArchiveError`]; what was unpacked before stays, a file that was not complete does not.
 pub fn unpack(root: BorrowedFd<'_>, input: impl Read, accept: Accept) -> Result<Transferred, ArchiveError> {
+    unpack_as(root, input, accept, None)
+}
+
+/// As [`unpack`]; with `rename`, every file goes to the top under that name: for one file.
+///
+/// # Errors
+/// As [`unpack`].
+pub fn unpack_as(
+    root: BorrowedFd<'_>,
+    input: impl Read,
+    accept: Accept,
+    rename: Option<&OsStr>,
+) -> Result<Transferred, ArchiveError> {
     let mut archive = tar::Archive::new(io::BufReader::with_capacity(BUFFER, input));
     let mut unpacker = Unpacker { root, accept, done: Transferred::default(), parent: None };
     // Long names of the entry that follows them (GNU `L` and `K`, pax `x`).
@@ -487,6 +500,7 @@ pub fn unpack(root: BorrowedFd<'_>, input: impl Read, accept: Accept) -> Result<
             EntryType::XGlobalHeader => drop(extension(&mut entry)?),
             _ => {
                 let name = long_name.take().unwrap_or_else(|| entry.path_bytes().into_owned());
+                let name = rename.map_or(name, |rename| rename.as_bytes().to_vec());
                 let link =
                     long_link.take().or_else(|| entry.link_name_bytes().map(std::borrow::Cow::into_owned));
                 unpacker.entry(kind, &name, link, &mut entry)?;

@@ -236,6 +236,27 @@ pub struct Report {
     pub timing: Timing,
 }
 
+impl Report {
+    /// The exit status of `run`, by the table of the contract.
+    pub fn exit_status(&self) -> u8 {
+        let program = |fault: &&FaultReport| fault.step == "exec" && fault.object.starts_with("execute ");
+        match self.cause {
+            _ if self.restore.state == RestoreState::Poisoned => 123,
+            Cause::SetupFailed => match self.fault.as_ref().filter(program) {
+                Some(fault) if fault.errno == "ENOENT" => 127,
+                Some(_) => 126,
+                None => 125,
+            },
+            Cause::InternalError => 125,
+            Cause::Exited => u8::try_from(self.exit_code.unwrap_or(125) & 0xff).unwrap_or(125),
+            Cause::Signaled => u8::try_from(128 + self.signal.unwrap_or(0)).unwrap_or(255),
+            // As a shell reports what SIGTERM ended.
+            Cause::Cancelled => 143,
+            _ => 124,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

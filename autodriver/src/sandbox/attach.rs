@@ -1,0 +1,20 @@
+//! Entering the cgroup, with v1: more memory, processes or CPU than its share.
+//!
+//! With v2 the job was created inside (`CLONE_INTO_CGROUP`) and there is nothing left to do. The
+//! cgroup namespace comes after, so that its root is the job's own group: cgroup_namespaces(7).
+
+use nix::sched::{unshare, CloneFlags};
+
+use super::prepare::Prepared;
+use super::{on, Failed};
+
+pub(super) fn apply(prepared: &Prepared) -> Result<(), Failed> {
+    for (index, target) in prepared.attach.iter().enumerate() {
+        // `0` names the writer, whatever its number in this PID namespace.
+        nix::unistd::write(target, b"0").map_err(on(index))?;
+    }
+    if prepared.cgroup_namespace {
+        unshare(CloneFlags::CLONE_NEWCGROUP).map_err(on(prepared.attach.len()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,408 @@
+//! The job's cgroup: more memory, processes or CPU than its share; and the account of all three.
+//!
+//! Applied by the driver around the job: made before it, entered by the job alone (init stays
+//! outside, so that neither limit nor account has to make an exception for it), removed after it.
+//! Each directory is `autodriver/<uid>` below the place the facts name; since a uid is leased to
+//! one job, so is the directory. Kernel documents: cgroup-v2.rst, cgroup-v1/{memory,pids,cpuacct}.rst.
+
+use std::fmt::Display;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{openat, OFlag, AT_FDCWD};
+use nix::sys::signal::Signal;
+use nix::sys::stat::{mkdirat, Mode};
+use nix::unistd::{unlinkat, Pid, UnlinkatFlags};
+
+use crate::facts::Hierarchy;
+use crate::fault::{Fault, Step};
+use crate::sys::process::{pidfd_open, pidfd_send_signal};
+
+/// The directory that holds those of the jobs.
+const PARENT: &str = "autodriver";
+
+/// What the kernel shall enforce; `None` leaves the layer out.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of memory without swap: the job's memory and its storage together.
+    pub memory: Option<u64>,
+    /// Processes and threads.
+    pub pids: Option<u64>,
+}
+
+/// One directory.
+#[derive(Debug)]
+struct Group {
+    path: PathBuf,
+    fd: OwnedFd,
+    memory: bool,
+    pids: bool,
+    cpuacct: bool,
+}
+
+/// The job's cgroup, in one directory or several.
+#[derive(Debug)]
+pub struct Cgroup {
+    groups: Vec<Group>,
+    v2: bool,
+}
+
+/// What the kernel counted.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Account {
+    /// User time, microseconds.
+    pub cpu_user_us: Option<u64>,
+    /// System time, microseconds.
+    pub cpu_system_us: Option<u64>,
+    /// Highest use of memory, bytes.
+    pub memory_peak: Option<u64>,
+    /// Most processes and threads at once.
+    pub pids_peak: Option<u64>,
+    /// Processes killed by the OOM killer.
+    pub oom_kills: u64,
+    /// Forks refused by the limit.
+    pub forks_refused: u64,
+}
+
+/// The places below which the job's directories are made, each with what it is for.
+fn places(hierarchy: &Hierarchy) -> Vec<(PathBuf, bool, bool, bool)> {
+    let v1 = match hierarchy {
+        Hierarchy::None => return Vec::new(),
+        Hierarchy::V2(place) => return vec![(place.clone(), true, true, true)],
+        Hierarchy::V1(v1) => v1,
+    };
+    let mut places: Vec<(PathBuf, bool, bool, bool)> = Vec::new();
+    let rows = [
+        (&v1.memory, (true, false, false)),
+        (&v1.pids, (false, true, false)),
+        (&v1.cpu, (false, false, false)),
+        (&v1.cpuacct, (false, false, true)),
+    ];
+    for (place, (memory, pids, cpuacct)) in rows {
+        let Some(place) = place else { continue };
+        match places.iter_mut().find(|(known, ..)| known == place) {
+            Some(known) => *known = (place.clone(), known.1 | memory, known.2 | pids, known.3 | cpuacct),
+            None => places.push((place.clone(), memory, pids, cpuacct)),
+        }
+    }
+    places
+}
+
+/// Every directory that a job with this uid has, or had.
+pub fn directories(hierarchy: &Hierarchy, uid: u32) -> Vec<PathBuf> {
+    places(hierarchy).into_iter().map(|(place, ..)| place.join(PARENT).join(uid.to_string())).collect()
+}
+
+/// The uids of which a directory exists.
+pub fn uids_present(hierarchy: &Hierarchy) -> Vec<u32> {
+    let entries = |place: &Path| std::fs::read_dir(place.join(PARENT)).into_iter().flatten().flatten();
+    let uid = |entry: std::fs::DirEntry| entry.file_name().to_str().and_then(|name| name.parse().ok());
+    let mut uids: Vec<u32> =
+        places(hierarchy).iter().flat_map(|(place, ..)| entries(place).filter_map(uid)).collect();
+    uids.sort_unstable();
+    uids.dedup();
+    uids
+}
+
+fn fault(act: impl Display, path: &Path, errno: Errno) -> Fault {
+    Fault::new(Step::Cgroup, format!("{act} {}", path.display()), errno)
+}
+
+fn write(dir: BorrowedFd<'_>, path: &Path, file: &str, value: impl Display) -> Result<(), Fault> {
+    let value = value.to_string();
+    let written = openat(dir, file, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())
+        .and_then(|file| nix::unistd::write(file, value.as_bytes()));
+    written.map(drop).map_err(|errno| fault(format_args!("write '{value}' to"), &path.join(file), errno))
+}
+
+fn read(dir: BorrowedFd<'_>, file: &str) -> Option<String> {
+    let file = openat(dir, file, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).ok()?;
+    let mut text = String::new();
+    File::from(file).read_to_string(&mut text).ok()?;
+    Some(text)
+}
+
+/// The value of `key` in a file of `key value` lines.
+fn field(text: &str, key: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+fn number(dir: BorrowedFd<'_>, file: &str) -> Option<u64> {
+    read(dir, file)?.trim().parse().ok()
+}
+
+impl Cgroup {
+    /// Makes the directories of the job with this uid and sets its limits.
+    ///
+    /// # Errors
+    /// Which file or directory, and why; what was made is removed again.
+    pub fn create(hierarchy: &Hierarchy, uid: u32, limits: Limits) -> Result<Cgroup, Fault> {
+        let mut cgroup = Cgroup { groups: Vec::new(), v2: matches!(hierarchy, Hierarchy::V2(_)) };
+        for (place, memory, pids, cpuacct) in places(hierarchy) {
+            let (path, fd) = cgroup.make_directory(&place, uid)?;
+            cgroup.groups.push(Group { path, fd, memory, pids, cpuacct });
+        }
+        cgroup.limit(limits)?;
+        Ok(cgroup)
+    }
+
+    fn make_directory(&self, place: &Path, uid: u32) -> Result<(PathBuf, OwnedFd), Fault> {
+        let parent = place.join(PARENT);
+        let path = parent.join(uid.to_string());
+        // Another driver may remove the parent, being empty, at any moment: start again.
+        for _ in 0..100 {
+            match mkdirat(AT_FDCWD, &path, Mode::from_bits_truncate(0o755)) {
+                Ok(()) => {
+                    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+                    let fd = openat(AT_FDCWD, &path, flags, Mode::empty());
+                    return Ok((path.clone(), fd.map_err(|errno| fault("open", &path, errno))?));
+                }
+                Err(Errno::ENOENT) => match mkdirat(AT_FDCWD, &parent, Mode::from_bits_truncate(0o755)) {
+                    Ok(()) | Err(Errno::EEXIST) if self.v2 => delegate(place, &parent)?,
+                    Ok(()) | Err(Errno::EEXIST) => {}
+                    Err(errno) => return Err(fault("make", &parent, errno)),
+                },
+                // We hold the uid: whoever made it was killed.
+                Err(Errno::EEXIST) => clear(&path).map_err(|errno| fault("clear stale", &path, errno))?,
+                Err(errno) => return Err(fault("make", &path, errno)),
+            }
+        }
+        Err(Fault::refused(
+            Step::Cgroup,
+            format!("make {}", path.display()),
+            "it was removed a hundred times in a row",
+        ))
+    }
+
+    fn limit(&self, limits: Limits) -> Result<(), Fault> {
+        for Group { path, fd, memory, pids, .. } in &self.groups {
+            let set = |file, value: &dyn Display| write(fd.as_fd(), path, file, value);
+            if let Some(bytes) = limits.memory.filter(|_| *memory) {
+                if self.v2 {
+                    set("memory.max", &bytes)?;
+                    // Absent where the kernel has no swap.
+                    missing_is_fine(set("memory.swap.max", &0))?;
+                    set("memory.oom.group", &1)?;
+                } else {
+                    set("memory.limit_in_bytes", &bytes)?;
+                    // Absent unless swap accounting is on; then swappiness alone keeps swap away.
+                    missing_is_fine(set("memory.memsw.limit_in_bytes", &bytes))?;
+                    missing_is_fine(set("memory.swappiness", &0))?;
+                }
+            }
+            if let Some(pids) = limits.pids.filter(|_| *pids) {
+                set("pids.max", &pids)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Some files exist only with certain kernel options.
+fn missing_is_fine(result: Result<(), Fault>) -> Result<(), Fault> {
+    match result {
+        Err(fault) if fault.errno == Some(Errno::ENOENT) => Ok(()),
+        result => result,
+    }
+}
+
+/// Passes the controllers on to the jobs' directories (cgroup-v2.rst, "Enabling and Disabling").
+fn delegate(place: &Path, parent: &Path) -> Result<(), Fault> {
+    for directory in [place, parent] {
+        let file = directory.join("cgroup.subtree_control");
+        let enabled = std::fs::read_to_string(&file).unwrap_or_default();
+        let has = |name: &str| enabled.split_whitespace().any(|word| word == name);
+        let missing: Vec<String> = ["memory", "pids", "cpu"]
+            .into_iter()
+            .filter(|name| !has(name))
+            .map(|name| format!("+{name}"))
+            .collect();
+        if missing.is_empty() {
+            continue;
+        }
+        let value = missing.join(" ");
+        match std::fs::write(&file, &value) {
+            // The parent may be gone again; the caller starts over.
+            Err(error) if error.raw_os_error() != Some(libc::ENOENT) => {
+                return Err(fault(format_args!("write '{value}' to"), &file, crate::fault::errno_of(&error)));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+impl Cgroup {
+    /// The directory for `CLONE_INTO_CGROUP`, with v2.
+    pub fn clone_target(&self) -> Option<BorrowedFd<'_>> {
+        self.groups.first().filter(|_| self.v2).map(|group| group.fd.as_fd())
+    }
+
+    /// The files into which the job writes `0` to enter, with v1.
+    ///
+    /// # Errors
+    /// Which file, and why.
+    pub fn attach_targets(&self) -> Result<Vec<OwnedFd>, Fault> {
+        let open = |group: &Group| {
+            let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+            openat(group.fd.as_fd(), "cgroup.procs", flags, Mode::empty())
+                .map_err(|errno| fault("open", &group.path.join("cgroup.procs"), errno))
+        };
+        self.groups.iter().filter(|_| !self.v2).map(open).collect()
+    }
+
+    /// Where the `index`-th attach target is.
+    pub fn attach_path(&self, index: usize) -> String {
+        self.groups.get(index).map_or_else(String::new, |group| group.path.display().to_string())
+    }
+
+    fn of(&self, wanted: impl Fn(&Group) -> bool) -> Option<BorrowedFd<'_>> {
+        self.groups.iter().find(|group| wanted(group)).map(|group| group.fd.as_fd())
+    }
+
+    /// CPU time of the tree so far, microseconds.
+    pub fn cpu_us(&self) -> Option<u64> {
+        let dir = self.of(|group| group.cpuacct)?;
+        match self.v2 {
+            true => field(&read(dir, "cpu.stat")?, "usage_usec"),
+            false => Some(number(dir, "cpuacct.usage")? / 1000),
+        }
+    }
+
+    /// Memory charged now, bytes.
+    pub fn memory_now(&self) -> Option<u64> {
+        let dir = self.of(|group| group.memory)?;
+        number(dir, if self.v2 { "memory.current" } else { "memory.usage_in_bytes" })
+    }
+
+    /// Bytes of the page cache of files on disk: the kernel takes them back when memory is short.
+    pub fn memory_reclaimable(&self) -> Option<u64> {
+        let stat = read(self.of(|group| group.memory)?, "memory.stat")?;
+        let prefix = if self.v2 { "" } else { "total_" };
+        let lru = |name: &str| field(&stat, &format!("{prefix}{name}")).unwrap_or(0);
+        Some(lru("active_file") + lru("inactive_file"))
+    }
+
+    /// Processes of the job that the OOM killer has killed.
+    pub fn oom_kills(&self) -> u64 {
+        let events = self
+            .of(|group| group.memory)
+            .and_then(|dir| read(dir, if self.v2 { "memory.events" } else { "memory.oom_control" }));
+        events.and_then(|text| field(&text, "oom_kill")).unwrap_or(0)
+    }
+
+    /// All that the kernel counted.
+    pub fn account(&self) -> Account {
+        let mut account = Account { oom_kills: self.oom_kills(), ..Account::default() };
+        if let Some(dir) = self.of(|group| group.cpuacct) {
+            let stat = read(dir, "cpu.stat").filter(|_| self.v2).unwrap_or_default();
+            account.cpu_user_us = match self.v2 {
+                true => field(&stat, "user_usec"),
+                false => number(dir, "cpuacct.usage_user").map(|ns| ns / 1000),
+            };
+            account.cpu_system_us = match self.v2 {
+                true => field(&stat, "system_usec"),
+                false => number(dir, "cpuacct.usage_sys").map(|ns| ns / 1000),
+            };
+        }
+        if let Some(dir) = self.of(|group| group.memory) {
+            account.memory_peak =
+                number(dir, if self.v2 { "memory.peak" } else { "memory.max_usage_in_bytes" });
+        }
+        if let Some(dir) = self.of(|group| group.pids) {
+            account.pids_peak = number(dir, "pids.peak");
+            account.forks_refused =
+                read(dir, "pids.events").and_then(|text| field(&text, "max")).unwrap_or(0);
+        }
+        account
+    }
+
+    /// The processes in it, by number in the driver's PID namespace.
+    pub fn processes(&self) -> Vec<Pid> {
+        let Some(group) = self.groups.first() else { return Vec::new() };
+        processes(group.fd.as_fd())
+    }
+
+    /// Sends a signal to every process in it. Returns how many there were.
+    pub fn signal(&self, signal: Signal) -> usize {
+        let Some(group) = self.groups.first() else { return 0 };
+        if signal == Signal::SIGKILL
+            && self.v2
+            && write(group.fd.as_fd(), &group.path, "cgroup.kill", 1).is_ok()
+        {
+            return self.processes().len();
+        }
+        signal_all(group.fd.as_fd(), signal)
+    }
+
+    /// Removes the directories. Removal succeeds only when no process is left in them, which makes
+    /// it the proof that none is.
+    ///
+    /// # Errors
+    /// The directory that could not be removed; EBUSY while something in it is still dying.
+    pub fn remove(&mut self) -> Result<(), (PathBuf, Errno)> {
+        while let Some(group) = self.groups.last() {
+            remove_directory(&group.path).map_err(|errno| (group.path.clone(), errno))?;
+            self.groups.pop();
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // Only reached with groups left when the set-up failed half way.
+        let _ = self.remove();
+    }
+}
+
+fn processes(dir: BorrowedFd<'_>) -> Vec<Pid> {
+    let text = read(dir, "cgroup.procs").unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).map(Pid::from_raw).collect()
+}
+
+/// Signals every process, each through a pidfd that is known to name a member: between reading a
+/// number and using it, the number may have come to name another process.
+fn signal_all(dir: BorrowedFd<'_>, signal: Signal) -> usize {
+    let pids = processes(dir);
+    let held: Vec<_> = pids.iter().filter_map(|pid| Some((*pid, pidfd_open(*pid).ok()?))).collect();
+    let members = processes(dir);
+    for (_, pidfd) in held.iter().filter(|(pid, _)| members.contains(pid)) {
+        let _ = pidfd_send_signal(pidfd.as_fd(), signal);
+    }
+    pids.len()
+}
+
+fn remove_directory(path: &Path) -> Result<(), Errno> {
+    match unlinkat(AT_FDCWD, path, UnlinkatFlags::RemoveDir) {
+        Ok(()) | Err(Errno::ENOENT) => {}
+        Err(errno) => return Err(errno),
+    }
+    if let Some(parent) = path.parent() {
+        // Fails while other jobs have theirs in it.
+        let _ = unlinkat(AT_FDCWD, parent, UnlinkatFlags::RemoveDir);
+    }
+    Ok(())
+}
+
+/// Kills what is in a directory of a killed driver, and removes it.
+///
+/// # Errors
+/// EBUSY if it does not become empty within a second.
+pub fn clear(path: &Path) -> Result<(), Errno> {
+    for _ in 0..200 {
+        match remove_directory(path) {
+            Err(Errno::EBUSY) => {}
+            result => return result,
+        }
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        if let Ok(dir) = openat(AT_FDCWD, path, flags, Mode::empty()) {
+            signal_all(dir.as_fd(), Signal::SIGKILL);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    Err(Errno::EBUSY)
+}

@@ -1,0 +1,100 @@
+//! init: PID 1 of the job's PID namespace. It forks the job, becomes nobody, and reaps.
+//!
+//! A root init next to an untrusted job would be the weakest process in the box. This one has
+//! another uid than the job (no ptrace, no prlimit, no signal from it; PID 1 ignores those of its
+//! own namespace anyway), no capability, no descriptor but the report pipe, is not dumpable, and
+//! may make seven system calls or so. It holds the one fact that the job must not forge: how its
+//! first process ended.
+
+use std::os::fd::{AsFd, AsRawFd};
+
+use nix::errno::Errno;
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::sys::wait::{waitpid, WaitStatus};
+use nix::unistd::Pid;
+
+use super::prepare::Prepared;
+use super::privileges::give_up;
+use super::report::{Record, Reporter};
+use super::{enter, on, seccomp, Failed, SETUP_FAILED};
+use crate::fault::Step;
+use crate::sys::fd::close_all_but;
+use crate::sys::process::{clone3, exit_now, Forked};
+
+/// init's uid: an account that owns nothing. Not the job's, and never root.
+pub(super) const NOBODY: u32 = 65534;
+
+/// The acts, for messages; indices below.
+pub(super) const ACTS: [&str; 6] = [
+    "fork the job",
+    "give up init's privileges",
+    "protect init from being traced",
+    "tie init's life to the driver's",
+    "close init's descriptors",
+    "install init's filter",
+];
+
+/// Becomes init. Every path ends in _exit(2).
+pub(super) fn run(prepared: &Prepared, reporter: &Reporter) -> ! {
+    // SAFETY: init is a fork of the single-threaded driver, so it has one thread itself.
+    #[allow(unsafe_code)]
+    let forked = unsafe { clone3(0, prepared.clone_into.as_ref().map(AsFd::as_fd)) };
+    let job = match forked {
+        Ok(Forked::Child) => enter(prepared, reporter),
+        Ok(Forked::Parent(job)) => job.pid,
+        Err(errno) => fail(reporter, on(0)(errno)),
+    };
+    match become_harmless(prepared, reporter) {
+        Ok(()) => reap(job, prepared.pid_namespace, reporter),
+        Err(failed) => fail(reporter, failed),
+    }
+}
+
+fn fail(reporter: &Reporter, failed: Failed) -> ! {
+    reporter.send(Record::Fault { step: Step::Init, index: failed.index, errno: failed.errno });
+    exit_now(SETUP_FAILED)
+}
+
+fn become_harmless(prepared: &Prepared, reporter: &Reporter) -> Result<(), Failed> {
+    if !prepared.pid_namespace {
+        prctl::set_child_subreaper(true).map_err(on(0))?;
+    }
+    if prepared.init_drops {
+        give_up(NOBODY).map_err(|failed| on(1)(failed.errno))?;
+    }
+    prctl::set_no_new_privs().map_err(on(1))?;
+    prctl::set_dumpable(false).map_err(on(2))?;
+    // After the uid changed, which clears it: prctl(2).
+    prctl::set_pdeathsig(Signal::SIGKILL).map_err(on(3))?;
+    // A driver that died before that call closed this pipe.
+    let mut lifeline = [PollFd::new(prepared.lifeline_rx.as_fd(), PollFlags::POLLIN)];
+    match poll(&mut lifeline, PollTimeout::ZERO) {
+        Ok(0) => {}
+        _ => exit_now(SETUP_FAILED),
+    }
+    let filter = seccomp::init_filter();
+    // The job's pipes must end with the job, so init must not hold them open.
+    close_all_but(&mut [reporter.0.as_raw_fd(), prepared.ready_tx.as_raw_fd()]).map_err(on(4))?;
+    seccomp::install(filter).map_err(on(5))?;
+    // Only now may the job execute anything.
+    nix::unistd::write(&prepared.ready_tx, b"1").map(drop).map_err(on(5))
+}
+
+fn reap(job: Pid, pid_namespace: bool, reporter: &Reporter) -> ! {
+    loop {
+        let record = match waitpid(None, None) {
+            Ok(WaitStatus::Exited(pid, status)) if pid == job => Record::Exited(status),
+            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == job => Record::Signaled(signal as i32),
+            Ok(_) | Err(Errno::EINTR) => continue,
+            // Without a PID namespace: when the last process is reaped.
+            Err(_) => exit_now(0),
+        };
+        reporter.send(record);
+        if pid_namespace {
+            // The kernel kills and reaps the rest: pid_namespaces(7).
+            exit_now(0);
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! # The box: theory of operation
+//!
+//! The **driver** leases a uid, makes the storage and the cgroup, and creates **init** with
+//! clone3(2) in new PID, mount, network, IPC and UTS namespaces. init forks the **job** into the
+//! cgroup, gives up every privilege, and from then on only reaps; when the job's first process
+//! ends it says how and exits, and the kernel kills whatever else is in the PID namespace.
+//!
+//! The job process takes everything away from itself, in the order of [`LAYERS`]; each line below
+//! says why it stands where it stands. It waits until init has given up its privileges, then
+//! executes the program. A step that fails is sent to the driver as numbers ([`report`]); nothing
+//! is ever written to the job's own streams.
+//!
+//! All that can fail by logic is decided in [`crate::plan`] and laid out in [`prepare`] before the
+//! fork. The children of the driver do allocate memory (path lookups of Landlock, for one); that
+//! is sound because the driver has a single thread, which [`spawn`] checks.
+
+pub mod report;
+pub mod prepare;
+pub mod storage;
+pub mod accounts;
+mod layout;
+pub mod cgroup;
+pub mod spawn;
+mod init;
+mod attach;
+mod session;
+mod mounts;
+mod network;
+mod rlimits;
+mod privileges;
+mod landlock;
+mod seccomp;
+mod exec;
+
+use nix::errno::Errno;
+
+use crate::fault::Step;
+use prepare::Prepared;
+use report::{Record, Reporter};
+
+/// One layer, applied in the job process.
+struct Layer {
+    step: Step,
+    apply: fn(&Prepared) -> Result<(), Failed>,
+}
+
+/// Which object of the step, and why.
+#[derive(Clone, Copy, Debug)]
+struct Failed {
+    index: u16,
+    errno: Errno,
+}
+
+/// For `map_err`: the error belongs to the `index`-th object.
+fn on(index: usize) -> impl Fn(Errno) -> Failed {
+    let index = u16::try_from(index).unwrap_or(u16::MAX);
+    move |errno| Failed { index, errno }
+}
+
+/// The sandbox. Reading this table top to bottom is reading what the job loses, in order.
+const LAYERS: &[Layer] = &[
+    // Before it uses anything; kernel objects of the set-up that outlive it are few.
+    Layer { step: Step::Attach, apply: attach::apply },
+    // Before anything can signal us through a terminal or a group; needs the machine's /proc.
+    Layer { step: Step::Session, apply: session::apply },
+    // Needs CAP_SYS_ADMIN.
+    Layer { step: Step::Mounts, apply: mounts::apply },
+    // Needs CAP_NET_ADMIN and CAP_SYS_ADMIN.
+    Layer { step: Step::Network, apply: network::apply },
+    // Raising a hard limit needs CAP_SYS_RESOURCE; lowering must come before the uid's own count.
+    Layer { step: Step::Rlimits, apply: rlimits::apply },
+    // From here on nothing can be regained.
+    Layer { step: Step::Privileges, apply: privileges::apply },
+    // Needs no_new_privs; opens its paths in the job's file system.
+    Layer { step: Step::Landlock, apply: landlock::apply },
+    // Waits for init to be harmless; then only 0, 1 and 2 survive execve.
+    Layer { step: Step::Descriptors, apply: exec::descriptors },
+    // Last, so that the filter need not allow any of the above.
+    Layer { step: Step::Seccomp, apply: seccomp_layer },
+];
+
+fn seccomp_layer(prepared: &Prepared) -> Result<(), Failed> {
+    match prepared.filter {
+        Some(filter) => seccomp::install(filter).map_err(on(0)),
+        None => Ok(()),
+    }
+}
+
+/// Becomes the job. Every path ends in execve(2) or _exit(2).
+fn enter(prepared: &Prepared, reporter: &Reporter) -> ! {
+    let fail = |step: Step, failed: Failed| {
+        reporter.send(Record::Fault { step, index: failed.index, errno: failed.errno });
+        crate::sys::process::exit_now(SETUP_FAILED)
+    };
+    for layer in LAYERS {
+        if let Err(failed) = (layer.apply)(prepared) {
+            fail(layer.step, failed);
+        }
+    }
+    if let Err(failed) = exec::change_directory(prepared) {
+        fail(Step::Exec, failed);
+    }
+    reporter.send(Record::ExecNext);
+    fail(Step::Exec, exec::execute(prepared))
+}
+
+/// What a child exits with when it has sent a fault; nobody looks at it.
+const SETUP_FAILED: i32 = 125;
+
+/// Gives up every privilege, for a child of the driver that is not a job.
+///
+/// # Errors
+/// Why one of them could not be given up.
+pub fn give_up(uid: u32) -> Result<(), Errno> {
+    privileges::give_up(uid).map_err(|failed| failed.errno)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_stand_in_the_order_of_the_steps() {
+        assert!(LAYERS.windows(2).all(|pair| pair[0].step < pair[1].step));
+    }
+}

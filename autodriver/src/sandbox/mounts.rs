@@ -1,0 +1,106 @@
+//! The machine's files: the job sees a root of its own, the machine's directories read-only below
+//! it, and its storage where it may write.
+//!
+//! The new root is put together beside the old one and swapped in by pivot_root(2), not chroot(2):
+//! what is not in it cannot be reached by any path. All of it is read-only before the writable
+//! parts are attached, so nothing is ever writable by omission. Needs CAP_SYS_ADMIN.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::AT_FDCWD;
+use nix::mount::{mount, umount2, MntFlags, MsFlags};
+use nix::unistd::{chdir, fchdir, pivot_root};
+
+use super::prepare::{MountKind, Prepared, Root};
+use super::{on, Failed};
+use crate::sys::mount::{attach, attr, clone_tree, set_attributes, FsContext};
+
+/// Acts that are not about one entry of the mount table come after its indices.
+pub(super) const ACTS: [&str; 4] = [
+    "make the mounts private",
+    "attach the job's root",
+    "make the job's root read-only",
+    "pivot_root into the job's root",
+];
+
+pub(super) fn apply(prepared: &Prepared) -> Result<(), Failed> {
+    let Some(root) = &prepared.root else { return Ok(()) };
+    let act = |act: usize| on(root.mounts.len() + act);
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).map_err(act(0))?;
+    let sources = clone_sources(root)?;
+    // Onto "/": there is a directory at that path on every machine.
+    attach(root.frame.as_fd(), AT_FDCWD, c"/").map_err(act(1))?;
+    let mut frozen = false;
+    for (index, (entry, source)) in root.mounts.iter().zip(&sources).enumerate() {
+        if entry.kind.keeps_attributes() && !frozen {
+            let read_only = attr::RDONLY | attr::NOSUID | attr::NODEV;
+            set_attributes(root.frame.as_fd(), read_only, true).map_err(act(2))?;
+            frozen = true;
+        }
+        let made;
+        let source = match (&entry.kind, source) {
+            (MountKind::Proc, _) => {
+                made = proc_mount().map_err(on(index))?;
+                made.as_fd()
+            }
+            (MountKind::Pts, _) => {
+                made = pts_mount().map_err(on(index))?;
+                made.as_fd()
+            }
+            (MountKind::Part { fd, .. }, _) => fd.as_fd(),
+            (_, Some(source)) => source.as_fd(),
+            (_, None) => return Err(on(index)(Errno::ENOENT)),
+        };
+        match &entry.kind {
+            MountKind::Part { attributes, .. } => set_attributes(source, *attributes, false),
+            MountKind::Bind { writable: false, .. } => {
+                set_attributes(source, attr::RDONLY | attr::NOSUID | attr::NODEV, true)
+            }
+            MountKind::Bind { writable: true, .. } => {
+                set_attributes(source, attr::NOSUID | attr::NODEV, true)
+            }
+            MountKind::Machine { .. } | MountKind::Proc | MountKind::Pts => Ok(()),
+        }
+        .map_err(on(index))?;
+        attach(source, root.frame.as_fd(), &entry.at).map_err(on(index))?;
+    }
+    swap_root(root).map_err(act(3))
+}
+
+/// Takes what the machine gives before the new root hides it.
+fn clone_sources(root: &Root) -> Result<Vec<Option<OwnedFd>>, Failed> {
+    let clone = |(index, kind): (usize, &MountKind)| match kind {
+        MountKind::Machine { source, recursive } => {
+            clone_tree(AT_FDCWD, source, *recursive).map(Some).map_err(on(index))
+        }
+        MountKind::Bind { source, .. } => clone_tree(AT_FDCWD, source, true).map(Some).map_err(on(index)),
+        MountKind::Part { .. } | MountKind::Proc | MountKind::Pts => Ok(None),
+    };
+    root.mounts.iter().map(|entry| &entry.kind).enumerate().map(clone).collect()
+}
+
+/// The job's own processes only (proc(5), hidepid): the instance belongs to its PID namespace.
+fn proc_mount() -> Result<OwnedFd, Errno> {
+    let context = FsContext::open(c"proc")?;
+    context.set(c"hidepid", c"2")?;
+    context.mount(attr::NOSUID | attr::NODEV | attr::NOEXEC)
+}
+
+/// Pseudo-terminals of its own, so that it can neither reach nor use up the machine's.
+fn pts_mount() -> Result<OwnedFd, Errno> {
+    let context = FsContext::open(c"devpts")?;
+    for (key, value) in [(c"mode", c"0620"), (c"ptmxmode", c"0666"), (c"max", c"64")] {
+        context.set(key, value)?;
+    }
+    context.mount(attr::NOSUID | attr::NOEXEC)
+}
+
+/// pivot_root(2) with both names the same: the old root ends up on top and is let go at once.
+fn swap_root(root: &Root) -> Result<(), Errno> {
+    fchdir(root.frame.as_fd())?;
+    pivot_root(".", ".")?;
+    umount2(".", MntFlags::MNT_DETACH)?;
+    chdir("/")
+}

@@ -1,0 +1,257 @@
+//! From the plan to everything that the children need, made before the fork: strings, the
+//! system-call filter, descriptors, pipes.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+
+use autodriver_protocol::Layer;
+use nix::errno::Errno;
+use nix::fcntl::{fcntl, FcntlArg, OFlag};
+use nix::unistd::pipe2;
+use seccompiler::sock_filter;
+
+use super::accounts::{open_stdin, Account, AccountFiles};
+use super::cgroup::Cgroup;
+use super::layout::{layout, ACCOUNT_FILES};
+use super::storage::Storage;
+use crate::fault::{Fault, Step};
+use crate::plan::{Plan, Rlimit};
+
+/// Where a mount comes from.
+#[derive(Debug)]
+pub(super) enum MountKind {
+    /// A directory of the machine, read-only.
+    Machine { source: CString, recursive: bool },
+    /// A part of the job's storage; `frozen` ones are attached before the root becomes read-only.
+    Part { fd: OwnedFd, attributes: u64, frozen: bool },
+    /// `--bind`.
+    Bind { source: CString, writable: bool },
+    /// procfs of the job's PID namespace.
+    Proc,
+    /// A devpts of its own.
+    Pts,
+}
+
+impl MountKind {
+    /// Whether it comes after the root was made read-only, and keeps attributes of its own.
+    pub(super) fn keeps_attributes(&self) -> bool {
+        !matches!(self, MountKind::Machine { .. } | MountKind::Part { frozen: true, .. })
+    }
+}
+
+/// One row of the mount table.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// Where, relative to the job's root.
+    pub(super) at: CString,
+    pub(super) kind: MountKind,
+    /// For messages.
+    pub(super) what: String,
+}
+
+/// The job's root file system.
+#[derive(Debug)]
+pub(super) struct Root {
+    /// What everything else is attached to.
+    pub(super) frame: OwnedFd,
+    pub(super) mounts: Vec<Entry>,
+}
+
+/// What Landlock allows at a path and below.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PathAccess {
+    /// See what is there.
+    List,
+    /// Read and execute.
+    Read,
+    /// Read and write existing files, device calls.
+    Devices,
+    /// Read and execute, write existing files: what uid and mode allow in /proc.
+    Processes,
+    /// Everything.
+    Write,
+}
+
+/// The Landlock rules.
+#[derive(Debug)]
+pub(super) struct Rules {
+    pub(super) abi: i32,
+    pub(super) restrict_tcp: bool,
+    pub(super) paths: Vec<(String, PathAccess)>,
+}
+
+/// Everything the children need.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub(super) stdin: OwnedFd,
+    pub(super) stdout: OwnedFd,
+    pub(super) stderr: Option<OwnedFd>,
+    pub(super) attach: Vec<OwnedFd>,
+    pub(super) clone_into: Option<OwnedFd>,
+    pub(super) cgroup_namespace: bool,
+    pub(super) pid_namespace: bool,
+    pub(super) init_drops: bool,
+    pub(super) root: Option<Root>,
+    pub(super) loopback: bool,
+    pub(super) hostname: Option<String>,
+    pub(super) rlimits: Vec<Rlimit>,
+    pub(super) identity: Option<u32>,
+    pub(super) no_new_privs: bool,
+    pub(super) landlock: Option<Rules>,
+    pub(super) filter: Option<&'static [sock_filter]>,
+    pub(super) ready_rx: OwnedFd,
+    pub(super) ready_tx: OwnedFd,
+    pub(super) lifeline_rx: OwnedFd,
+    pub(super) argv: Vec<CString>,
+    pub(super) env: Vec<CString>,
+    pub(super) path: Vec<u8>,
+    pub(super) cwd: CString,
+}
+
+/// The driver's ends of the pipes.
+#[derive(Debug)]
+pub(super) struct DriverEnds {
+    pub(super) stdout: OwnedFd,
+    pub(super) stderr: Option<OwnedFd>,
+    pub(super) lifeline: OwnedFd,
+}
+
+/// What a job is given to run on.
+#[derive(Debug)]
+pub struct Ground<'a> {
+    /// What it gets.
+    pub plan: &'a Plan,
+    /// Its user.
+    pub account: &'a Account,
+    /// The account files of its root.
+    pub files: &'a AccountFiles,
+    /// Its storage.
+    pub storage: &'a Storage,
+    /// Its cgroup.
+    pub cgroup: &'a Cgroup,
+    /// The kernel's Landlock ABI.
+    pub landlock_abi: i32,
+    /// Its standard input, if not a file of the plan.
+    pub stdin: Option<OwnedFd>,
+}
+
+fn pipe(flags: OFlag) -> Result<(OwnedFd, OwnedFd), Fault> {
+    pipe2(flags | OFlag::O_CLOEXEC).map_err(|errno| Fault::new(Step::Namespaces, "make a pipe", errno))
+}
+
+/// A pipe for output: the driver's end never blocks, and is as large as an unprivileged reader
+/// may have it, which spares a context switch for each 64 KiB.
+fn output_pipe() -> Result<(OwnedFd, OwnedFd), Fault> {
+    let (rx, tx) = pipe(OFlag::empty())?;
+    let set = |argument| {
+        fcntl(rx.as_fd(), argument).map_err(|errno| Fault::new(Step::Namespaces, "set up a pipe", errno))
+    };
+    set(FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    // Refused when the user's budget of pipe pages is used up (pipe(7)); then it stays smaller.
+    let _ = fcntl(rx.as_fd(), FcntlArg::F_SETPIPE_SZ(1 << 20));
+    Ok((rx, tx))
+}
+
+/// What is ready for the fork.
+#[derive(Debug)]
+pub struct Ready {
+    pub(super) prepared: Prepared,
+    pub(super) ends: DriverEnds,
+}
+
+/// Makes everything.
+///
+/// # Errors
+/// What could not be made.
+pub fn prepare(ground: Ground<'_>) -> Result<Ready, Fault> {
+    let Ground { plan, account, files, storage, cgroup, landlock_abi, stdin } = ground;
+    let applies = |layer| plan.applies(layer);
+    write_accounts(plan, account, files, storage)?;
+    let layout = layout(plan, storage)?;
+    let (stdout_rx, stdout_tx) = output_pipe()?;
+    let stderr = if plan.split { Some(output_pipe()?) } else { None };
+    let (stderr_rx, stderr_tx) = stderr.unzip();
+    let (ready_rx, ready_tx) = pipe(OFlag::empty())?;
+    let (lifeline_rx, lifeline) = pipe(OFlag::empty())?;
+    let clone_into = cgroup.clone_target().map(|fd| fd.try_clone_to_owned()).transpose();
+    let env = environment(plan, account);
+    let path = env.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone().into_bytes());
+    let prepared = Prepared {
+        stdin: match stdin {
+            Some(fd) => fd,
+            None => open_stdin(plan.stdin.as_deref())?,
+        },
+        stdout: stdout_tx,
+        stderr: stderr_tx,
+        attach: cgroup.attach_targets()?,
+        clone_into: clone_into.map_err(|error| {
+            Fault::new(Step::Cgroup, "duplicate a descriptor", crate::fault::errno_of(&error))
+        })?,
+        cgroup_namespace: applies(Layer::CgroupNamespace),
+        pid_namespace: applies(Layer::PidNamespace),
+        init_drops: applies(Layer::Identity),
+        root: applies(Layer::MountNamespace).then_some(layout.root),
+        loopback: applies(Layer::NetworkNamespace),
+        hostname: applies(Layer::UtsNamespace).then(|| plan.hostname.clone()),
+        rlimits: if applies(Layer::Rlimits) { plan.rlimits.clone() } else { Vec::new() },
+        identity: applies(Layer::Identity).then_some(account.uid),
+        no_new_privs: applies(Layer::NoNewPrivs),
+        landlock: applies(Layer::Landlock).then(|| Rules {
+            abi: landlock_abi,
+            restrict_tcp: !plan.host_network && !applies(Layer::NetworkNamespace),
+            paths: layout.paths,
+        }),
+        filter: applies(Layer::Seccomp).then(|| super::seccomp::job_filter(plan.abi32)),
+        ready_rx,
+        ready_tx,
+        lifeline_rx,
+        argv: plan.argv.clone(),
+        path: path.unwrap_or_default(),
+        env: env
+            .into_iter()
+            .filter_map(|(name, value)| CString::new(format!("{name}={value}")).ok())
+            .collect(),
+        cwd: working_directory(plan)?,
+    };
+    Ok(Ready { prepared, ends: DriverEnds { stdout: stdout_rx, stderr: stderr_rx, lifeline } })
+}
+
+fn write_accounts(
+    plan: &Plan,
+    account: &Account,
+    files: &AccountFiles,
+    storage: &Storage,
+) -> Result<(), Fault> {
+    let contents = [files.passwd_with(account, &plan.home), files.group_with(account)];
+    for (name, content) in ACCOUNT_FILES.into_iter().zip(contents) {
+        let written = storage.write_etc(name, content.as_bytes());
+        written.map_err(|errno| Fault::new(Step::Storage, format!("write the job's /etc/{name}"), errno))?;
+    }
+    Ok(())
+}
+
+/// Built from scratch; later entries replace earlier ones of the same name.
+fn environment(plan: &Plan, account: &Account) -> Vec<(String, String)> {
+    let own = [
+        ("HOME", plan.home.as_str()),
+        ("USER", &account.name),
+        ("LOGNAME", &account.name),
+        ("TMPDIR", "/tmp"),
+    ];
+    let own = own.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let mut variables: Vec<(String, String)> = Vec::new();
+    for (name, value) in own.into_iter().chain(plan.env.iter().cloned()) {
+        variables.retain(|(known, _)| *known != name);
+        variables.push((name, value));
+    }
+    variables
+}
+
+fn working_directory(plan: &Plan) -> Result<CString, Fault> {
+    let path = match plan.cwd.starts_with('/') {
+        true => plan.cwd.clone(),
+        false if plan.cwd.is_empty() => plan.home.clone(),
+        false => format!("{}/{}", plan.home, plan.cwd),
+    };
+    CString::new(path).map_err(|_| Fault::new(Step::Request, "use --cwd: it has a NUL byte", Errno::EINVAL))
+}

@@ -1,0 +1,262 @@
+//! All that a job can write, on one tmpfs of the size of its disk limit: the job directory,
+//! `/tmp`, `/var/tmp` and `/dev/shm`, and the bare frame of the root file system around them.
+//!
+//! The tmpfs is mounted nowhere. The driver holds it by a descriptor (fsmount(2)), and each job
+//! gets clones of parts of it in its own mount namespace. So it appears in no mount table but the
+//! job's, and when driver and job are gone, however they went, so is everything on it.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::errno::Errno;
+use nix::fcntl::{openat, OFlag, AT_FDCWD};
+use nix::mount::{umount2, MntFlags, MsFlags};
+use nix::sched::{unshare, CloneFlags};
+use nix::sys::stat::{fchmod, makedev, mkdirat, mknodat, Mode, SFlag};
+use nix::unistd::{fchownat, symlinkat, unlinkat, Gid, Uid, UnlinkatFlags};
+
+use crate::fault::{Fault, Step};
+use crate::sys::mount::{self, FsContext};
+
+/// Directories of the storage: name, and mode.
+const DIRECTORIES: [(&str, u32); 7] = [
+    ("root", 0o755),
+    ("job", 0o755),
+    ("tmp", 0o1777),
+    ("var_tmp", 0o1777),
+    ("shm", 0o1777),
+    ("dev", 0o755),
+    ("etc", 0o755),
+];
+
+/// Device nodes of `/dev`: name, major, minor (Documentation/admin-guide/devices.txt). `tty` is
+/// harmless: the job has no controlling terminal.
+pub const DEVICES: [(&str, u64, u64); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+
+/// Symbolic links of `/dev`.
+const DEVICE_LINKS: [(&str, &str); 5] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+];
+
+/// The storage of one job.
+#[derive(Debug)]
+pub struct Storage {
+    mount: OwnedFd,
+    job: OwnedFd,
+    /// Where it is attached, on kernels where it has to be.
+    attached: Option<String>,
+}
+
+/// How much of it is used, and how much there is.
+#[derive(Clone, Copy, Debug)]
+pub struct Use {
+    /// Bytes used.
+    pub bytes: u64,
+    /// Bytes left.
+    pub bytes_left: u64,
+    /// Files and directories used.
+    pub inodes: u64,
+    /// Files and directories left.
+    pub inodes_left: u64,
+}
+
+fn text(number: u64) -> CString {
+    CString::new(number.to_string()).unwrap_or_default()
+}
+
+impl Storage {
+    /// Makes the storage for the job of `uid`. `bytes` and `inodes` are for the job; the frame
+    /// comes on top. 0 means no limit.
+    ///
+    /// # Errors
+    /// Which part could not be made, and why.
+    pub fn create(uid: u32, bytes: u64, inodes: u64) -> Result<Storage, Fault> {
+        let fault = |what: &str| {
+            let object = format!("make the job's storage: {what}");
+            move |errno| Fault::new(Step::Storage, object, errno)
+        };
+        let context = FsContext::open(c"tmpfs").map_err(fault("fsopen tmpfs"))?;
+        let set = |key: &CStr, value: &CStr| context.set(key, value);
+        set(c"mode", c"0755").map_err(fault("mode"))?;
+        set(c"source", c"autodriver").map_err(fault("source"))?;
+        // The frame is counted and added once it is there, by `limit`.
+        let frame = if bytes == 0 { 0 } else { FRAME_BYTES };
+        set(c"size", &text(bytes + frame)).map_err(fault("size"))?;
+        set(c"nr_inodes", &text(if inodes == 0 { 0 } else { inodes + FRAME_INODES }))
+            .map_err(fault("nr_inodes"))?;
+        let mount = context.mount(mount::attr::NOSUID).map_err(fault("fsmount"))?;
+        let attached = match mount::clone_tree(mount.as_fd(), c"", false) {
+            Err(Errno::EINVAL) => Some(attach_privately(&mount, uid).map_err(fault("attach"))?),
+            _ => None,
+        };
+        for (name, mode) in DIRECTORIES {
+            make_directory(mount.as_fd(), name, mode).map_err(fault(name))?;
+        }
+        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(uid));
+        fchownat(&mount, "job", Some(uid), Some(gid), nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW)
+            .map_err(fault("chown"))?;
+        let job = open_directory(mount.as_fd(), "job").map_err(fault("job"))?;
+        let storage = Storage { mount, job, attached };
+        storage.devices().map_err(fault("device nodes"))?;
+        Ok(storage)
+    }
+
+    fn devices(&self) -> Result<(), Errno> {
+        let dev = open_directory(self.mount.as_fd(), "dev")?;
+        for (name, major, minor) in DEVICES {
+            mknodat(&dev, name, SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(major, minor))?;
+        }
+        for (name, target) in DEVICE_LINKS {
+            symlinkat(target, &dev, name)?;
+        }
+        for name in ["shm", "pts"] {
+            make_directory(dev.as_fd(), name, 0o755)?;
+        }
+        Ok(())
+    }
+
+    /// The job directory.
+    pub fn job(&self) -> BorrowedFd<'_> {
+        self.job.as_fd()
+    }
+
+    /// The whole storage.
+    pub fn mount(&self) -> BorrowedFd<'_> {
+        self.mount.as_fd()
+    }
+
+    /// A new mount of one part of it, attached nowhere, to be given to one job.
+    ///
+    /// # Errors
+    /// Those of open_tree(2).
+    pub fn part(&self, name: &CStr) -> Result<OwnedFd, Errno> {
+        mount::clone_tree(self.mount.as_fd(), name, false)
+    }
+
+    /// Writes a file below `etc`, for the job to read.
+    ///
+    /// # Errors
+    /// Those of open(2) and write(2).
+    pub fn write_etc(&self, name: &str, content: &[u8]) -> Result<(), Errno> {
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let etc = open_directory(self.mount.as_fd(), "etc")?;
+        let file = openat(&etc, name, flags, Mode::from_bits_truncate(0o644))?;
+        fchmod(&file, Mode::from_bits_truncate(0o644))?;
+        let mut rest = content;
+        while !rest.is_empty() {
+            rest = &rest[nix::unistd::write(&file, rest)?..];
+        }
+        Ok(())
+    }
+
+    /// Makes a directory or an empty file below a part (`root` is the frame), as a place to mount on.
+    ///
+    /// # Errors
+    /// Those of mkdir(2) and open(2).
+    pub fn mount_point(&self, part: &str, path: &Path, directory: bool) -> Result<(), Errno> {
+        let mut at = open_directory(self.mount.as_fd(), part)?;
+        let parts: Vec<_> = path.components().collect();
+        for (n, part) in parts.iter().enumerate() {
+            let name = Path::new(part);
+            if n + 1 == parts.len() && !directory {
+                let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+                return openat(&at, name, flags, Mode::from_bits_truncate(0o644)).map(drop);
+            }
+            match mkdirat(&at, name, Mode::from_bits_truncate(0o755)) {
+                Ok(()) | Err(Errno::EEXIST) => {}
+                Err(errno) => return Err(errno),
+            }
+            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            at = openat(&at, name, flags, Mode::empty())?;
+        }
+        Ok(())
+    }
+
+    /// Makes a symbolic link in the frame of the root.
+    ///
+    /// # Errors
+    /// Those of symlink(2).
+    pub fn link(&self, name: &Path, target: &Path) -> Result<(), Errno> {
+        symlinkat(target, &open_directory(self.mount.as_fd(), "root")?, name)
+    }
+
+    /// What is used and left now.
+    pub fn usage(&self) -> Option<Use> {
+        let stat = nix::sys::statfs::fstatfs(&self.mount).ok()?;
+        let block = u64::try_from(stat.block_size()).ok()?;
+        Some(Use {
+            bytes: (stat.blocks() - stat.blocks_free()) * block,
+            bytes_left: stat.blocks_free() * block,
+            inodes: stat.files() - stat.files_free(),
+            inodes_left: stat.files_free(),
+        })
+    }
+
+    /// Lets the job write `bytes` and make `inodes` beyond what is there now; 0 means no limit.
+    ///
+    /// # Errors
+    /// Why the tmpfs could not be reconfigured.
+    pub fn limit(&self, bytes: u64, inodes: u64) -> Result<(), Fault> {
+        let fault =
+            |errno| Fault::new(Step::Storage, format!("limit the job's storage to {bytes} bytes"), errno);
+        let used = self.usage().ok_or(Errno::EIO).map_err(fault)?;
+        let sum = |limit: u64, used: u64| text(if limit == 0 { 0 } else { limit + used });
+        let context = FsContext::pick(self.mount.as_fd()).map_err(fault)?;
+        context.set(c"size", &sum(bytes, used.bytes)).map_err(fault)?;
+        context.set(c"nr_inodes", &sum(inodes, used.inodes)).map_err(fault)?;
+        context.reconfigure().map_err(fault)
+    }
+}
+
+/// Before Linux 6.15 a mount can be cloned only where it is attached. Then the driver takes a mount
+/// namespace of its own, which no other process of the machine sees and which dies with it.
+fn attach_privately(mount: &OwnedFd, uid: u32) -> Result<String, Errno> {
+    static PRIVATE: AtomicBool = AtomicBool::new(false);
+    if !PRIVATE.swap(true, Ordering::Relaxed) {
+        unshare(CloneFlags::CLONE_NEWNS)?;
+        let none = None::<&str>;
+        nix::mount::mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+    }
+    let place = crate::uids::mount_point(uid);
+    match mkdirat(AT_FDCWD, place.as_str(), Mode::S_IRWXU) {
+        Ok(()) | Err(Errno::EEXIST) => {}
+        Err(errno) => return Err(errno),
+    }
+    let path = CString::new(place.clone()).map_err(|_| Errno::EINVAL)?;
+    mount::attach(mount.as_fd(), AT_FDCWD, &path)?;
+    Ok(place)
+}
+
+impl Drop for Storage {
+    fn drop(&mut self) {
+        if let Some(place) = &self.attached {
+            let _ = umount2(place.as_str(), MntFlags::MNT_DETACH);
+            let _ = unlinkat(AT_FDCWD, place.as_str(), UnlinkatFlags::RemoveDir);
+        }
+    }
+}
+
+/// Room for the frame until [`Storage::limit`] counts it: more than it ever is.
+const FRAME_BYTES: u64 = 4 << 20;
+/// As [`FRAME_BYTES`].
+const FRAME_INODES: u64 = 4096;
+
+fn make_directory(at: BorrowedFd<'_>, name: &str, mode: u32) -> Result<(), Errno> {
+    mkdirat(at, name, Mode::from_bits_truncate(mode))
+}
+
+fn open_directory(at: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
+    openat(
+        at,
+        name,
+        OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )
+}

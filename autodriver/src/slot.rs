@@ -1,0 +1,167 @@
+//! A place for jobs: a leased uid and storage, from `open` to `close`. Jobs run in it one after
+//! the other, each in a sandbox and a cgroup of its own.
+
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use autodriver_protocol::report::{Leftover, Report, Restore, Timing, Usage, REPORT_VERSION};
+use autodriver_protocol::Layer;
+
+use crate::facts::Facts;
+use crate::fault::{Fault, Step};
+use crate::plan::{Plan, User};
+use crate::restore::{look, remove_cgroup};
+use crate::sandbox::accounts::{Account, AccountFiles};
+use crate::sandbox::cgroup::{Cgroup, Limits};
+use crate::sandbox::prepare::Ground;
+use crate::sandbox::spawn::spawn;
+use crate::sandbox::storage::Storage;
+use crate::supervise::verdict::judge;
+use crate::supervise::{Job, Outcome};
+use crate::uids::{self, Lease};
+
+/// A place for jobs.
+#[derive(Debug)]
+pub struct Slot {
+    // In the order in which they are given back: the uid last.
+    storage: Storage,
+    lease: Lease,
+    /// Something of an earlier job of this slot is still there.
+    leftovers: Vec<Leftover>,
+}
+
+impl Slot {
+    /// Leases a uid and makes storage for files put before the first job; its limits replace these.
+    ///
+    /// # Errors
+    /// Which of the two could not be had.
+    pub fn open(user: &User, bytes: u64, inodes: u64) -> Result<Slot, Fault> {
+        let files = AccountFiles::read("/");
+        let lease = match user {
+            User::Leased => uids::lease(|uid| files.has_uid(uid))?,
+            User::Uid(uid) => lease_user(*uid)?,
+            User::Name(name) => lease_user(files.uid_of(name)?)?,
+        };
+        let storage = Storage::create(lease.uid, bytes, inodes)?;
+        Ok(Slot { storage, lease, leftovers: Vec::new() })
+    }
+
+    /// The uid of its jobs.
+    pub fn uid(&self) -> u32 {
+        self.lease.uid
+    }
+
+    /// Its storage.
+    pub fn storage(&self) -> &Storage {
+        &self.storage
+    }
+
+    /// Starts a job.
+    ///
+    /// # Errors
+    /// What could not be made; nothing is left of it.
+    pub fn start(
+        &self,
+        plan: Plan,
+        facts: &Facts,
+        requested: Instant,
+        stdin: Option<OwnedFd>,
+    ) -> Result<Job, Fault> {
+        let files = AccountFiles::read(&plan.root);
+        let account = Account { name: files.name_of(self.lease.uid), uid: self.lease.uid };
+        let applies = |layer| plan.applies(layer);
+        let (bytes, inodes) = if applies(Layer::Disk) { (plan.disk, plan.inodes) } else { (0, 0) };
+        let limits = Limits {
+            // Files in the storage are charged to the job as memory; see `supervise::limits`.
+            memory: applies(Layer::Memory)
+                .then(|| plan.memory + if bytes == 0 { facts.half_memory } else { bytes }),
+            pids: applies(Layer::Pids).then_some(plan.pids),
+        };
+        let cgroup = Cgroup::create(&facts.hierarchy, self.lease.uid, limits)?;
+        let ground = Ground {
+            plan: &plan,
+            account: &account,
+            files: &files,
+            storage: &self.storage,
+            cgroup: &cgroup,
+            landlock_abi: facts.landlock_abi,
+            stdin,
+        };
+        let prepared = crate::sandbox::prepare::prepare(ground)?;
+        // Only now: the frame is complete, and so are the files that were put.
+        self.storage.limit(bytes, inodes)?;
+        let spawned = spawn(&plan, &cgroup, prepared)?;
+        Ok(Job::new(plan, spawned, cgroup, requested, facts.processors))
+    }
+
+    /// Puts the machine back after a job, looks whether it is, and reports.
+    pub fn conclude(&mut self, outcome: Outcome) -> (Report, bool) {
+        let started = Instant::now();
+        let Outcome { happened, account, cgroup, output, plan, setup, wall, run, program_fault, .. } =
+            outcome;
+        let mut leftovers = remove_cgroup(cgroup);
+        leftovers.extend(look(self.lease.uid, plan.applies(Layer::IpcNamespace)));
+        self.leftovers.extend(leftovers.iter().cloned());
+        let verdict = judge(happened);
+        let micros = |duration: std::time::Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let report = Report {
+            version: REPORT_VERSION,
+            cause: verdict.cause,
+            exit_code: verdict.exit_code,
+            signal: verdict.signal,
+            limits_hit: verdict.limits_hit.into_iter().map(str::to_owned).collect(),
+            usage: Usage {
+                wall_us: micros(wall),
+                cpu_user_us: account.cpu_user_us,
+                cpu_system_us: account.cpu_system_us,
+                memory_peak_bytes: account.memory_peak,
+                pids_peak: account.pids_peak,
+            },
+            output,
+            layers: plan.layers,
+            restore: Restore::from_leftovers(leftovers),
+            fault: verdict.fault.as_ref().map(Fault::report),
+            timing: Timing {
+                setup_us: micros(setup),
+                run_us: micros(run),
+                restore_us: micros(started.elapsed()),
+            },
+        };
+        (report, program_fault)
+    }
+
+    /// Gives everything back; what is left.
+    pub fn close(self) -> Vec<Leftover> {
+        let Slot { storage, lease, mut leftovers } = self;
+        drop(storage);
+        let uid = lease.uid;
+        drop(lease);
+        let trace = format!("{}/{uid}", uids::DIRECTORY);
+        if std::path::Path::new(&trace).exists() && !uids::is_leased(uid) {
+            leftovers.push(Leftover { kind: "uid".into(), what: trace });
+        }
+        leftovers
+    }
+}
+
+fn lease_user(uid: u32) -> Result<Lease, Fault> {
+    let busy = || Fault::refused(Step::Uid, format!("run as uid {uid}"), "another job is running as it");
+    uids::try_lease(uid)?.ok_or_else(busy)
+}
+
+/// The report on a job that could not be started.
+pub fn setup_failed(plan: &Plan, fault: &Fault) -> Report {
+    Report {
+        version: REPORT_VERSION,
+        cause: autodriver_protocol::Cause::SetupFailed,
+        exit_code: None,
+        signal: None,
+        limits_hit: Vec::new(),
+        usage: Usage::default(),
+        output: autodriver_protocol::report::OutputReport::default(),
+        layers: plan.layers.clone(),
+        restore: Restore::from_leftovers(Vec::new()),
+        fault: Some(fault.report()),
+        timing: Timing::default(),
+    }
+}

@@ -1,0 +1,111 @@
+//! The clocks and the samples: which limit is passed, and when to look again. What the kernel
+//! enforces itself (pids, the hard memory cap, the size of the storage) is only looked at here.
+
+use std::time::{Duration, Instant};
+
+use autodriver_protocol::{Cause, Layer};
+
+use crate::plan::Plan;
+use crate::sandbox::cgroup::Cgroup;
+use crate::sandbox::storage::{Storage, Use};
+
+/// Longest time between two samples.
+const SAMPLE_MAX: Duration = Duration::from_millis(100);
+/// Shortest time between two samples.
+const SAMPLE_MIN: Duration = Duration::from_millis(2);
+/// How fast memory can be filled, bytes for each microsecond: a generous bound for two cores.
+const FILL_RATE: u64 = 4096;
+/// The storage counts as full when less than a page is left.
+const PAGE: u64 = 4096;
+
+/// When what has to happen.
+#[derive(Debug)]
+pub struct Limits {
+    started: Instant,
+    last_output: Instant,
+    next_sample: Instant,
+    storage_before: u64,
+    processors: u64,
+}
+
+/// What the storage has no room for.
+pub fn full(usage: Option<Use>, plan: &Plan) -> (bool, bool) {
+    let limited = plan.applies(Layer::Disk);
+    usage
+        .filter(|_| limited)
+        .map_or((false, false), |usage| (usage.bytes_left < PAGE, usage.inodes_left == 0))
+}
+
+impl Limits {
+    /// The clocks start now: the program was executed.
+    pub fn start(now: Instant, storage: &Storage, processors: u64) -> Limits {
+        let storage_before = storage.usage().map_or(0, |usage| usage.bytes);
+        Limits { started: now, last_output: now, next_sample: now + SAMPLE_MIN, storage_before, processors }
+    }
+
+    /// Since the program was executed.
+    pub fn elapsed(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.started)
+    }
+
+    /// The idle clock starts again.
+    pub fn output_came(&mut self, now: Instant) {
+        self.last_output = now;
+    }
+
+    /// When to call [`Limits::check`] again at the latest.
+    pub fn next(&self, plan: &Plan) -> Instant {
+        let idle = plan.idle.map(|idle| self.last_output + idle);
+        let clocks = [Some(self.started + plan.wall), idle, Some(self.next_sample)];
+        clocks.into_iter().flatten().min().unwrap_or(self.next_sample)
+    }
+
+    /// Which limit is passed, if any.
+    pub fn check(&mut self, now: Instant, plan: &Plan, cgroup: &Cgroup, storage: &Storage) -> Option<Cause> {
+        if now >= self.started + plan.wall {
+            return Some(Cause::WallLimit);
+        }
+        if plan.idle.is_some_and(|idle| now >= self.last_output + idle) {
+            return Some(Cause::IdleLimit);
+        }
+        if now < self.next_sample {
+            return None;
+        }
+        let mut wait = SAMPLE_MAX;
+        if let Some((limit, used)) = plan.cpu.zip(cgroup.cpu_us()) {
+            match limit.checked_sub(Duration::from_micros(used)).filter(|left| !left.is_zero()) {
+                None => return Some(Cause::CpuLimit),
+                // All processors together cannot use it up sooner.
+                Some(left) => wait = wait.min(left / u32::try_from(self.processors.max(1)).unwrap_or(1)),
+            }
+        }
+        if plan.applies(Layer::Memory) {
+            if cgroup.oom_kills() > 0 {
+                return Some(Cause::MemoryLimit);
+            }
+            match self.memory_left(plan, cgroup, storage) {
+                Some(0) => return Some(Cause::MemoryLimit),
+                Some(left) => wait = wait.min(Duration::from_micros(left / FILL_RATE)),
+                None => {}
+            }
+        }
+        if full(storage.usage(), plan) != (false, false) {
+            return Some(Cause::DiskLimit);
+        }
+        self.next_sample = now + wait.max(SAMPLE_MIN);
+        None
+    }
+
+    /// Memory that the job may still use. Charged to it are its own memory, its files in the
+    /// storage, and the page cache of files that it reads; the second has a limit of its own and
+    /// the third is given back when memory is short, so neither counts here.
+    fn memory_left(&self, plan: &Plan, cgroup: &Cgroup, storage: &Storage) -> Option<u64> {
+        let charged = cgroup.memory_now()?;
+        if charged < plan.memory {
+            return Some(plan.memory - charged);
+        }
+        let files = storage.usage().map_or(0, |usage| usage.bytes.saturating_sub(self.storage_before));
+        let cache = cgroup.memory_reclaimable().unwrap_or(0);
+        Some(plan.memory.saturating_sub(charged.saturating_sub(files).saturating_sub(cache)))
+    }
+}

@@ -1,0 +1,377 @@
+//! Following one job from its exec to the death of its last process. No loop of its own: whoever
+//! owns the loop says which descriptor is ready and what time it is.
+
+pub mod output;
+pub mod limits;
+pub mod verdict;
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use autodriver_protocol::job::OnOutput;
+use autodriver_protocol::report::OutputReport;
+use autodriver_protocol::{Cause, Layer};
+use nix::sys::signal::Signal;
+use nix::sys::wait::{waitid, Id, WaitPidFlag};
+
+use crate::fault::{Fault, Step};
+use crate::plan::Plan;
+use crate::sandbox::cgroup::{Account, Cgroup};
+use crate::sandbox::report::Record;
+use crate::sandbox::spawn::Spawned;
+use crate::sandbox::storage::Storage;
+use crate::sys::process::pidfd_send_signal;
+use limits::Limits;
+use output::{Capture, Drained};
+use verdict::{Ended, Happened};
+
+/// A set-up that takes longer than this is stuck.
+const SETUP_MAX: Duration = Duration::from_secs(30);
+/// How long dying may take before what is left counts as unkillable.
+const DYING_MAX: Duration = Duration::from_secs(10);
+/// How often a dying tree without a PID namespace is killed again.
+const KILL_AGAIN: Duration = Duration::from_millis(5);
+
+/// What can be ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The report pipe.
+    Reports,
+    /// init is dead.
+    Init,
+    /// Standard output, or both as one.
+    Stdout,
+    /// Standard error, with `--split`.
+    Stderr,
+}
+
+impl Source {
+    /// All of them.
+    pub const ALL: [Source; 4] = [Source::Reports, Source::Init, Source::Stdout, Source::Stderr];
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    SettingUp {
+        until: Instant,
+    },
+    Running,
+    /// SIGTERM was sent.
+    Terminating {
+        until: Instant,
+    },
+    /// SIGKILL was sent, or the first process has ended.
+    Dying {
+        until: Instant,
+    },
+    Over,
+}
+
+/// A stream and what is kept of it.
+#[derive(Debug)]
+struct Stream {
+    capture: Capture,
+    open: bool,
+}
+
+/// One job.
+#[derive(Debug)]
+pub struct Job {
+    plan: Plan,
+    spawned: Spawned,
+    cgroup: Cgroup,
+    processors: u64,
+    phase: Phase,
+    requested: Instant,
+    limits: Option<Limits>,
+    /// When the first process ended, and when the last one had.
+    ended_at: Option<Instant>,
+    over_at: Option<Instant>,
+    stdout: Stream,
+    stderr: Option<Stream>,
+    happened: Happened,
+    /// The program itself could not be executed: 126 or 127.
+    program_fault: bool,
+}
+
+/// The end of a job.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What happened.
+    pub happened: Happened,
+    /// What the kernel counted.
+    pub account: Account,
+    /// The cgroup, to be removed.
+    pub cgroup: Cgroup,
+    /// Of what was written.
+    pub output: OutputReport,
+    /// The plan it ran by.
+    pub plan: Plan,
+    /// From the request to exec.
+    pub setup: Duration,
+    /// From exec to the end of the first process.
+    pub wall: Duration,
+    /// From exec to the end of the last process.
+    pub run: Duration,
+    /// Whether the fault, if any, is the program's: it could not be executed.
+    pub program_fault: bool,
+    /// A process that SIGKILL did not end in time.
+    pub unkillable: bool,
+}
+
+impl Job {
+    /// Takes over a sandbox that was just started.
+    pub fn new(plan: Plan, spawned: Spawned, cgroup: Cgroup, requested: Instant, processors: u64) -> Job {
+        let cap = if plan.split { plan.output / 2 } else { plan.output };
+        let stream = || Stream { capture: Capture::new(cap, plan.timestamps), open: true };
+        let (stdout, stderr) = (stream(), plan.split.then(stream));
+        Job {
+            phase: Phase::SettingUp { until: Instant::now() + SETUP_MAX },
+            plan,
+            spawned,
+            cgroup,
+            processors,
+            requested,
+            limits: None,
+            ended_at: None,
+            over_at: None,
+            stdout,
+            stderr,
+            happened: Happened::default(),
+            program_fault: false,
+        }
+    }
+
+    /// The descriptor of a source, if there is one.
+    pub fn fd(&self, source: Source) -> Option<BorrowedFd<'_>> {
+        match source {
+            Source::Reports => Some(self.spawned.reports.fd()),
+            Source::Init => Some(self.spawned.init.pidfd.as_fd()),
+            Source::Stdout => Some(self.spawned.stdout.as_fd()),
+            Source::Stderr => self.spawned.stderr.as_ref().map(AsFd::as_fd),
+        }
+    }
+
+    /// A source is ready. Returns whether it should be watched on.
+    pub fn ready(&mut self, source: Source, now: Instant, storage: &Storage) -> bool {
+        match source {
+            Source::Reports => self.records(now, storage),
+            Source::Init => {
+                self.init_died(now, storage);
+                false
+            }
+            Source::Stdout | Source::Stderr => self.drain(source, now),
+        }
+    }
+
+    fn records(&mut self, now: Instant, storage: &Storage) -> bool {
+        let (records, open) = self.spawned.reports.receive();
+        for record in records {
+            match record {
+                Record::ExecNext => {
+                    self.happened.executed = true;
+                    self.limits = Some(Limits::start(now, storage, self.processors));
+                    if matches!(self.phase, Phase::SettingUp { .. }) {
+                        self.phase = Phase::Running;
+                    }
+                }
+                Record::Fault { step, index, errno } if self.happened.fault.is_none() => {
+                    self.program_fault = Spawned::is_program_fault(record);
+                    self.happened.executed = false;
+                    self.happened.fault = Some(self.spawned.fault(step, index, errno));
+                    self.die(now);
+                }
+                Record::Fault { .. } => {}
+                Record::Exited(status) => self.first_process_ended(Ended::Exited(status), now),
+                Record::Signaled(signal) => self.first_process_ended(Ended::Signaled(signal), now),
+            }
+        }
+        open
+    }
+
+    fn first_process_ended(&mut self, ended: Ended, now: Instant) {
+        self.happened.ended = Some(ended);
+        self.ended_at = Some(now);
+        if self.plan.applies(Layer::ProcessTree) {
+            self.die(now);
+        } else {
+            // Asked for: what it left behind lives on.
+            let _ = pidfd_send_signal(self.spawned.init.pidfd.as_fd(), Signal::SIGKILL);
+        }
+    }
+
+    fn init_died(&mut self, now: Instant, storage: &Storage) {
+        let _ = waitid(Id::PIDFd(self.spawned.init.pidfd.as_fd()), WaitPidFlag::WEXITED);
+        // What it said last, and what the job wrote last, is still in the pipes.
+        self.records(now, storage);
+        for source in [Source::Stdout, Source::Stderr] {
+            while self.is_open(source) && self.drain_some(source, now) == Drained::More {}
+        }
+        self.over(now);
+    }
+
+    fn over(&mut self, now: Instant) {
+        self.ended_at.get_or_insert(now);
+        self.over_at.get_or_insert(now);
+        self.phase = Phase::Over;
+    }
+
+    fn stream(&mut self, source: Source) -> Option<(&mut Stream, BorrowedFd<'_>)> {
+        match source {
+            Source::Stderr => Some((self.stderr.as_mut()?, self.spawned.stderr.as_ref()?.as_fd())),
+            _ => Some((&mut self.stdout, self.spawned.stdout.as_fd())),
+        }
+    }
+
+    fn is_open(&mut self, source: Source) -> bool {
+        self.stream(source).is_some_and(|(stream, _)| stream.open)
+    }
+
+    fn drain_some(&mut self, source: Source, now: Instant) -> Drained {
+        let since_start = self.limits.as_ref().map_or(Duration::ZERO, |limits| limits.elapsed(now));
+        let Some((stream, fd)) = self.stream(source) else { return Drained::Ended };
+        let before = stream.capture.produced();
+        let drained = stream.capture.drain(fd, since_start).unwrap_or(Drained::Ended);
+        stream.open = drained != Drained::Ended;
+        let came = stream.capture.produced() > before;
+        if let Some(limits) = self.limits.as_mut().filter(|_| came) {
+            limits.output_came(now);
+        }
+        drained
+    }
+
+    fn drain(&mut self, source: Source, now: Instant) -> bool {
+        self.drain_some(source, now);
+        if self.output_is_over() && self.plan.on_output == OnOutput::Kill {
+            self.end(Cause::OutputLimit, now);
+        }
+        self.is_open(source)
+    }
+
+    fn output_is_over(&self) -> bool {
+        self.stdout.capture.is_over() || self.stderr.as_ref().is_some_and(|stream| stream.capture.is_over())
+    }
+
+    /// Ends the job for a reason of the driver's: SIGTERM, grace, SIGKILL. The first reason counts.
+    pub fn end(&mut self, cause: Cause, now: Instant) {
+        if !matches!(self.phase, Phase::SettingUp { .. } | Phase::Running) {
+            return;
+        }
+        self.happened.killed.get_or_insert(cause);
+        let running = self.phase == Phase::Running;
+        if running && !self.plan.grace.is_zero() && self.cgroup.signal(Signal::SIGTERM) > 0 {
+            self.phase = Phase::Terminating { until: now + self.plan.grace };
+        } else {
+            self.die(now);
+        }
+    }
+
+    fn die(&mut self, now: Instant) {
+        if matches!(self.phase, Phase::Over) {
+            return;
+        }
+        self.kill();
+        if !matches!(self.phase, Phase::Dying { .. }) {
+            self.phase = Phase::Dying { until: now + DYING_MAX };
+        }
+    }
+
+    fn kill(&self) {
+        if self.plan.applies(Layer::PidNamespace) {
+            let _ = pidfd_send_signal(self.spawned.init.pidfd.as_fd(), Signal::SIGKILL);
+        } else {
+            self.cgroup.signal(Signal::SIGKILL);
+        }
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, now: Instant, storage: &Storage) {
+        match self.phase {
+            Phase::SettingUp { until } if now >= until => {
+                let fault =
+                    Fault::refused(Step::Init, "set up the job's sandbox", "it took longer than 30 seconds");
+                self.happened.fault.get_or_insert(fault);
+                self.die(now);
+            }
+            Phase::Running => {
+                let limits = self.limits.as_mut();
+                if let Some(cause) =
+                    limits.and_then(|limits| limits.check(now, &self.plan, &self.cgroup, storage))
+                {
+                    self.end(cause, now);
+                }
+            }
+            Phase::Terminating { until } if now >= until => self.die(now),
+            Phase::Dying { until } if now >= until => self.over(now),
+            Phase::Dying { .. } => self.kill(),
+            _ => {}
+        }
+    }
+
+    /// When [`Job::tick`] must be called at the latest.
+    pub fn next_tick(&self, now: Instant) -> Option<Instant> {
+        match self.phase {
+            Phase::SettingUp { until } | Phase::Terminating { until } => Some(until),
+            Phase::Running => self.limits.as_ref().map(|limits| limits.next(&self.plan)),
+            Phase::Dying { until } if self.plan.applies(Layer::PidNamespace) => Some(until),
+            Phase::Dying { .. } => Some(now + KILL_AGAIN),
+            Phase::Over => None,
+        }
+    }
+
+    /// Whether the program was executed.
+    pub fn started(&self) -> bool {
+        self.happened.executed
+    }
+
+    /// Whether every process is gone, or given up on.
+    pub fn is_over(&self) -> bool {
+        self.phase == Phase::Over
+    }
+
+    /// Output to deliver now: standard output (or both), then standard error.
+    pub fn take_live(&mut self) -> [&[u8]; 2] {
+        let stderr = self.stderr.as_mut().map_or(&[][..], |stream| stream.capture.take_live());
+        [self.stdout.capture.take_live(), stderr]
+    }
+
+    /// The end: what is left to deliver of each stream, and everything for the report.
+    pub fn finish(mut self, storage: &Storage) -> ([Vec<u8>; 2], Outcome) {
+        let account = self.cgroup.account();
+        let (disk_full, inodes_full) = limits::full(storage.usage(), &self.plan);
+        self.happened.disk_full = disk_full;
+        self.happened.inodes_full = inodes_full;
+        self.happened.oom_killed = account.oom_kills > 0;
+        self.happened.forks_refused = account.forks_refused > 0;
+        self.happened.output_over = self.output_is_over();
+        let unkillable = self.spawned_is_alive();
+        let (rest, first) = self.stdout.capture.finish();
+        let (rest_err, second) = self.stderr.as_mut().map(|stream| stream.capture.finish()).unzip();
+        let output = match second {
+            Some(second) => OutputReport { stdout: Some(first), stderr: Some(second), combined: None },
+            None => OutputReport { combined: Some(first), ..OutputReport::default() },
+        };
+        let exec_at =
+            self.limits.as_ref().map(|limits| self.over_at.map_or(Duration::ZERO, |at| limits.elapsed(at)));
+        let wall = self.limits.as_ref().zip(self.ended_at).map(|(limits, at)| limits.elapsed(at));
+        let over_at = self.over_at.unwrap_or(self.requested);
+        let run = exec_at.unwrap_or_default();
+        let outcome = Outcome {
+            happened: self.happened,
+            account,
+            cgroup: self.cgroup,
+            output,
+            plan: self.plan,
+            setup: over_at.saturating_duration_since(self.requested).saturating_sub(run),
+            wall: wall.unwrap_or_default(),
+            run,
+            program_fault: self.program_fault,
+            unkillable,
+        };
+        ([rest, rest_err.unwrap_or_default()], outcome)
+    }
+
+    fn spawned_is_alive(&self) -> bool {
+        !self.cgroup.processes().is_empty()
+    }
+}

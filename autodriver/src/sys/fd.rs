@@ -1,0 +1,47 @@
+//! Descriptors: close_range(2), and those inherited by number.
+
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+
+use super::check;
+
+/// Closes every descriptor from `first` to `last`.
+fn close_range(first: u32, last: u32) -> Result<(), Errno> {
+    // SAFETY: the caller's OwnedFds in that range are leaked deliberately: this is called only in
+    // processes that own none of them any more (init, workers).
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
+}
+
+/// Closes every descriptor but these.
+pub fn close_all_but(keep: &mut [RawFd]) -> Result<(), Errno> {
+    keep.sort_unstable();
+    let mut first = 0;
+    for fd in keep {
+        let fd = u32::try_from(*fd).map_err(|_| Errno::EBADF)?;
+        if fd > first {
+            close_range(first, fd - 1)?;
+        }
+        first = fd + 1;
+    }
+    close_range(first, u32::MAX)
+}
+
+/// Marks every descriptor from `first` on as close-on-exec.
+pub fn cloexec_from(first: u32) -> Result<(), Errno> {
+    // SAFETY: only flags change.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })
+        .map(drop)
+}
+
+/// Duplicates a descriptor that was inherited under a known number (`--report fd:N`, the wire),
+/// to a high number and close-on-exec.
+///
+/// # Errors
+/// EBADF if it is not open.
+pub fn duplicate(number: RawFd) -> Result<OwnedFd, Errno> {
+    // SAFETY: F_DUPFD_CLOEXEC changes nothing about `number`.
+    let fd = check(unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) }.into())?;
+    // SAFETY: a non-negative result is a new descriptor, owned by nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(RawFd::try_from(fd).unwrap_or(-1)) })
+}

@@ -1,0 +1,158 @@
+//! Copying into and out of the job directory, by a process of its own that is no more than the
+//! job is: its uid, no capability, and the job directory as its root. What a hostile archive or a
+//! hostile tree can do there, the job could do by itself.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use autodriver_protocol::archive::{self, open_directory, Accept, Limits, Selection};
+use autodriver_protocol::message::Transferred;
+use nix::errno::Errno;
+use nix::fcntl::{fcntl, FcntlArg, OFlag};
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::sys::wait::{waitid, Id, WaitPidFlag};
+use nix::unistd::{chroot, fchdir, pipe2};
+use serde::{Deserialize, Serialize};
+
+use crate::fault::{Fault, Step};
+use crate::sandbox::give_up;
+use crate::sys::fd::close_all_but;
+use crate::sys::process::{clone3, exit_now, pidfd_send_signal, Child, Forked};
+
+/// What a worker does.
+#[derive(Debug)]
+pub enum Task {
+    /// Reads a tar stream into the job directory.
+    Unpack(Accept),
+    /// Writes what is selected as a tar stream.
+    Pack(Selection, Limits),
+}
+
+/// How it ended.
+#[derive(Debug, Serialize, Deserialize)]
+enum Ending {
+    Done(Transferred),
+    Failed(String),
+}
+
+/// A worker. Dropping it kills it.
+#[derive(Debug)]
+pub struct Worker {
+    child: Child,
+    /// The tar stream: written to, or read from. `None` once it is ended.
+    pub stream: Option<OwnedFd>,
+    /// Becomes readable, and ends, when the worker does.
+    pub ending: OwnedFd,
+    told: Vec<u8>,
+}
+
+/// Starts a worker on the job directory `root` as `uid`.
+///
+/// # Errors
+/// Why it could not be started; its own errors come by [`Worker::finish`].
+pub fn start(task: &Task, root: BorrowedFd<'_>, uid: u32) -> Result<Worker, Fault> {
+    let fault = |errno| Fault::new(Step::Transfer, "start copying", errno);
+    let (stream_rx, stream_tx) = pipe2(OFlag::O_CLOEXEC).map_err(fault)?;
+    // A larger pipe spares context switches; the default does as well.
+    let _ = fcntl(&stream_rx, FcntlArg::F_SETPIPE_SZ(1 << 20));
+    let (ending_rx, ending_tx) = pipe2(OFlag::O_CLOEXEC).map_err(fault)?;
+    let (own, theirs) = match task {
+        Task::Unpack(_) => (stream_tx, stream_rx),
+        Task::Pack(..) => (stream_rx, stream_tx),
+    };
+    // SAFETY: the driver has one thread; the child runs `work`, which never returns.
+    #[allow(unsafe_code)]
+    let forked = unsafe { clone3(0, None) };
+    match forked.map_err(fault)? {
+        Forked::Child => work(task, root, uid, theirs, ending_tx),
+        Forked::Parent(child) => Ok(Worker { child, stream: Some(own), ending: ending_rx, told: Vec::new() }),
+    }
+}
+
+fn work(task: &Task, root: BorrowedFd<'_>, uid: u32, stream: OwnedFd, ending: OwnedFd) -> ! {
+    let ended = match confine(root, uid, &stream, &ending) {
+        Ok(()) => match run(task, stream) {
+            Ok(done) => Ending::Done(done),
+            Err(error) => Ending::Failed(error.to_string()),
+        },
+        Err(errno) => Ending::Failed(format!("cannot confine the copying process: {errno}")),
+    };
+    let text = serde_json::to_vec(&ended).unwrap_or_default();
+    let _ = File::from(ending).write_all(&text);
+    exit_now(0)
+}
+
+fn confine(root: BorrowedFd<'_>, uid: u32, stream: &OwnedFd, ending: &OwnedFd) -> Result<(), Errno> {
+    fchdir(root)?;
+    chroot(".")?;
+    close_all_but(&mut [stream.as_raw_fd(), ending.as_raw_fd()])?;
+    if nix::unistd::geteuid().is_root() {
+        give_up(uid)?;
+    }
+    prctl::set_no_new_privs()?;
+    prctl::set_pdeathsig(Signal::SIGKILL)
+}
+
+fn run(task: &Task, stream: OwnedFd) -> Result<Transferred, archive::ArchiveError> {
+    let failed = |errno| archive::ArchiveError::Failed { act: "open", name: "/".into(), errno };
+    let root = open_directory(std::path::Path::new("/")).map_err(failed)?;
+    match task {
+        Task::Unpack(accept) => archive::unpack(root.as_fd(), File::from(stream), *accept),
+        Task::Pack(selection, limits) => {
+            archive::pack_tree(root.as_fd(), std::path::Path::new(""), selection, *limits, File::from(stream))
+        }
+    }
+}
+
+impl Worker {
+    /// Makes the stream and the ending non-blocking, for a poll loop.
+    ///
+    /// # Errors
+    /// Those of fcntl(2).
+    pub fn set_nonblocking(&self) -> Result<(), Fault> {
+        for fd in [self.stream.as_ref(), Some(&self.ending)].into_iter().flatten() {
+            fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
+                .map_err(|errno| Fault::new(Step::Transfer, "set up a pipe", errno))?;
+        }
+        Ok(())
+    }
+
+    /// Reads what it tells, without blocking if so set; whether it has ended.
+    pub fn listen(&mut self) -> bool {
+        let mut buffer = [0; 4096];
+        loop {
+            match nix::unistd::read(&self.ending, &mut buffer) {
+                Ok(0) => return true,
+                Ok(count) => self.told.extend_from_slice(&buffer[..count]),
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return false,
+                Err(_) => return true,
+            }
+        }
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// What went wrong, in the worker's words.
+    pub fn finish(mut self) -> Result<Transferred, Fault> {
+        drop(self.stream.take());
+        while !self.listen() {}
+        let _ = waitid(Id::PIDFd(self.child.pidfd.as_fd()), WaitPidFlag::WEXITED);
+        match serde_json::from_slice(&self.told) {
+            Ok(Ending::Done(done)) => Ok(done),
+            Ok(Ending::Failed(why)) => Err(Fault::refused(Step::Transfer, "copy files", why)),
+            Err(_) => Err(Fault::refused(Step::Transfer, "copy files", "the copying process died")),
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // Reaped already after `finish`; then both calls fail and nothing else happens.
+        let _ = pidfd_send_signal(self.child.pidfd.as_fd(), Signal::SIGKILL);
+        let _ = waitid(Id::PIDFd(self.child.pidfd.as_fd()), WaitPidFlag::WEXITED);
+    }
+}
