@@ -148,6 +148,6 @@ fn ended(payload: &[u8]) -> SessionError {
 }
 
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;
 #[cfg(test)]
 mod tests;
