@@ -68,7 +68,7 @@ def put(guest, directory):
     with tarfile.open(fileobj=archive, mode="w", format=tarfile.GNU_FORMAT) as tar:
         tar.add(directory, ".")
     for start in range(0, archive.tell(), PAYLOAD_MAX):
-        guest.send(PUT, archive.getvalue()[start:start + PAYLOAD_MAX])
+        guest.send(PUT, bytes(archive.getbuffer()[start:start + PAYLOAD_MAX]))
     guest.send(PUT)
     guest.expect(PUT_DONE)
 
