@@ -108,13 +108,13 @@ def get(guest, glob, dest):
 
 
 def status(report, restore):
+    if "poisoned" in (report["restore"]["state"], restore["state"]):
+        return 123
     if report["cause"] in ("setup-failed", "internal-error"):
         fault = report.get("fault", {})
         print(f"client: {fault.get('message')}", file=sys.stderr)
         return {"ENOENT": 127}.get(fault.get("errno"), 126) if fault.get("step") == "exec" else 125
-    if "poisoned" in (report["restore"]["state"], restore["state"]):
-        return 123
-    ends = {"exited": report.get("exit_code"), "signaled": 128 + report.get("signal", 0), "cancelled": 130}
+    ends = {"exited": report.get("exit_code"), "signaled": 128 + report.get("signal", 0), "cancelled": 143}
     return ends.get(report["cause"], 124)
 
 

@@ -17,13 +17,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::backend::{Backend, BackendOptions};
 use crate::cancel::Cancel;
-use crate::session::{Deadlines, EXIT_CANCELLED};
+use crate::session::Deadlines;
 use crate::text;
 use pool::Pool;
 use result::JobResult;
 
 /// Exit status when a job could not be graded, or was not as expected.
 const EXIT_NOT_ALL: u8 = 1;
+/// Exit status when the caller cancelled the batch.
+const EXIT_CANCELLED: u8 = 130;
 /// More machines than that help nobody; each is a process here and one there.
 const MACHINES_MAX: u16 = 1024;
 

@@ -21,7 +21,9 @@ use crate::session::{Deadlines, Fault, Outcome, Step, Stream, Verdict, EXIT_FAUL
 const AFTER_HELP: &str = "\
 Exit status of run and vm run-job: the job's own, 128+N when signal N ended it, 124 when a limit did, \
 126 and 127 when its program is not executable or not found, 123 when the machine could not be put back, \
-125 when nothing can be said about the job, 130 when cancelled.
+125 when nothing can be said about the job, 143 when cancelled.\n\
+Exit status of batch: 0 when every job has a verdict about the job itself, and the expected one; 1 when not; \
+130 when cancelled.
 Sizes take K, M or G (1024); times take ms, s, m or h.";
 
 /// Runs untrusted jobs on machines made for them
@@ -155,6 +157,7 @@ fn conclude(outcome: &Outcome, quiet: bool) -> u8 {
     let code = outcome.verdict.exit_code();
     if !quiet {
         outcome.notes.iter().for_each(|note| complain(note));
+        outcome.verdict.weaker().iter().for_each(|line| complain(line));
     }
     if !quiet || code == EXIT_FAULT || matches!(outcome.verdict, Verdict::Fault(_)) {
         complain(&outcome.verdict.line());

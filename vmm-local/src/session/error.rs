@@ -38,6 +38,8 @@ pub enum SessionError {
     Report(&'static str),
     /// Files could not be read or written here, or the guest's archive broke the rules.
     Archive(ArchiveError),
+    /// Something that was to be put cannot be: names it, and why.
+    Incomplete(String),
     /// Output could not be passed on.
     Output(io::Error),
     /// The caller wants to stop.
@@ -56,6 +58,7 @@ impl SessionError {
             | SessionError::Report(_) => true,
             SessionError::Refused(_)
             | SessionError::Archive(_)
+            | SessionError::Incomplete(_)
             | SessionError::Output(_)
             | SessionError::Cancelled => false,
         }
@@ -81,6 +84,7 @@ impl fmt::Display for SessionError {
             }
             SessionError::Report(why) => write!(f, "report {why}; is the machine sound?"),
             SessionError::Archive(error) => write!(f, "{error}"),
+            SessionError::Incomplete(what) => f.write_str(what),
             SessionError::Output(error) => write!(f, "cannot write the job's output: {error}"),
             SessionError::Cancelled => f.write_str("cancelled"),
         }

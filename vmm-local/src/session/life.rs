@@ -201,7 +201,10 @@ impl Life<'_> {
     fn work(&mut self, job: &mut Job<'_>, sink: &mut Sink<'_>) -> Result<(), (Step, SessionError)> {
         for bundle in &self.assignment.bundles {
             let sent = job.put(|out| bundle.pack(out)).map_err(|error| (Step::Put, error))?;
-            self.note_skipped("copied in", &sent);
+            if let Some(what) = skipped(&sent, "copied in") {
+                // A job on half of its files would be graded for the other half.
+                return Err((Step::Put, SessionError::Incomplete(what)));
+            }
         }
         let assignment = self.assignment;
         let report = job.run(&assignment.document, assignment.limit(), sink);
@@ -211,23 +214,12 @@ impl Life<'_> {
         }
         for output in &assignment.outputs {
             let got = fetch(job, output, assignment.get_limits()).map_err(|error| (Step::Get, error))?;
-            self.note_skipped("copied out", &got);
+            self.notes.extend(skipped(&got, "copied out"));
             if got.entries == 0 && got.skipped_count == 0 {
                 self.notes.push(format!("--out '{}' matched no file", text::printable(&output.glob)));
             }
         }
         Ok(())
-    }
-
-    fn note_skipped(&mut self, copied: &str, done: &Transferred) {
-        if done.skipped_count == 0 {
-            return;
-        }
-        let named = done.skipped.iter().take(NAMED_MAX).map(|file| format!("'{}' ({})", file.name, file.why));
-        let named = named.collect::<Vec<_>>().join(", ");
-        let more = if done.skipped_count > NAMED_MAX as u64 { ", ..." } else { "" };
-        let note = format!("{} files were not {copied}: {named}{more}", done.skipped_count);
-        self.notes.push(text::printable(&note));
     }
 
     /// A job whose report came has its verdict, but nobody knows what it left behind.
@@ -245,6 +237,15 @@ impl Life<'_> {
             }
         }
     }
+}
+
+/// The sentence about files that were not copied.
+fn skipped(done: &Transferred, copied: &str) -> Option<String> {
+    let named = done.skipped.iter().take(NAMED_MAX).map(|file| format!("'{}' ({})", file.name, file.why));
+    let named = named.collect::<Vec<_>>().join(", ");
+    let more = if done.skipped_count > NAMED_MAX as u64 { ", ..." } else { "" };
+    let sentence = format!("{} files cannot be {copied}: {named}{more}", done.skipped_count);
+    (done.skipped_count > 0).then(|| text::printable(&sentence))
 }
 
 /// The verdict on a job that was closed in order.

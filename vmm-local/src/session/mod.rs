@@ -22,7 +22,7 @@ pub use error::SessionError;
 pub use fetch::confine;
 pub use job::{Ended, Job, Sink, Stream};
 pub use life::{perform, Assignment, Bundle, Outcome};
-pub use verdict::{Fault, Step, Verdict, EXIT_CANCELLED, EXIT_FAULT};
+pub use verdict::{Fault, Step, Verdict, EXIT_FAULT};
 
 use crate::backend::{Backend, Name, Peer};
 use crate::cancel::Cancel;

@@ -309,7 +309,7 @@ fn a_cancelled_job_is_closed_and_its_report_awaited() {
     };
     let (outcome, _) = outcome_of(script, &assignment(), deadlines(), &cancel);
     assert!(matches!(&outcome.verdict, Verdict::Report(report) if report.cause == Cause::Cancelled));
-    assert_eq!(outcome.verdict.exit_code(), 130);
+    assert_eq!(outcome.verdict.exit_code(), 143);
 }
 
 #[test]

@@ -12,18 +12,10 @@ use autodriver_protocol::{Cause, Report};
 use super::SessionError;
 use crate::text;
 
-/// Exit status of a job whose machine could not be put back.
-const EXIT_POISONED: u8 = 123;
-/// Exit status of a job that a limit ended.
-const EXIT_LIMIT: u8 = 124;
 /// Exit status when nothing can be said about the job.
 pub const EXIT_FAULT: u8 = 125;
-/// Exit status when the job's program cannot be executed.
-const EXIT_NOT_EXECUTABLE: u8 = 126;
-/// Exit status when the job's program is not there.
-const EXIT_NOT_FOUND: u8 = 127;
-/// Exit status when the caller cancelled.
-pub const EXIT_CANCELLED: u8 = 130;
+/// Exit status when the caller cancelled: as a shell reports what SIGTERM ended.
+const EXIT_CANCELLED: u8 = 143;
 
 /// A step in the life of a job. Declared in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -96,7 +88,11 @@ impl Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.step.name(), self.message)
+        match self.step {
+            // Nothing was begun: what is wrong is in the sentence.
+            Step::Prepare => f.write_str(&self.message),
+            step => write!(f, "{}: {}", step.name(), self.message),
+        }
     }
 }
 
@@ -115,7 +111,7 @@ impl Verdict {
     /// The exit status of `run`.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Verdict::Report(report) => report_code(report),
+            Verdict::Report(report) => report.exit_status(),
             Verdict::Fault(fault) if fault.cancelled => EXIT_CANCELLED,
             Verdict::Fault(_) => EXIT_FAULT,
         }
@@ -173,6 +169,23 @@ impl Verdict {
         text::printable(&line)
     }
 
+    /// The layers that were not in force as they should be, for people; `None`: all were.
+    pub fn weaker(&self) -> Option<String> {
+        let Verdict::Report(report) = self else { return None };
+        let weaker = report.layers.iter().filter_map(|layer| {
+            let state = match layer.state {
+                LayerState::Enforced => return None,
+                LayerState::Substituted => "substituted",
+                LayerState::Absent => "absent",
+                LayerState::Skipped => "skipped",
+            };
+            let reason = layer.reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})"));
+            Some(format!("{} {state}{reason}", layer.name))
+        });
+        let weaker = weaker.collect::<Vec<_>>().join(", ");
+        (!weaker.is_empty()).then(|| text::printable(&format!("layers not enforced: {weaker}")))
+    }
+
     /// The report, or one made from the fault, so that whoever waits for it never waits in vain.
     pub fn to_report(&self) -> Report {
         match self {
@@ -185,28 +198,6 @@ impl Verdict {
 
 fn micros(us: u64) -> String {
     text::time(Duration::from_micros(us))
-}
-
-/// The step of the driver that executes the job's program, whose failure is the caller's
-/// (126, 127), not the machine's.
-const EXEC_STEP: &str = "exec";
-
-fn report_code(report: &Report) -> u8 {
-    let byte = |number: Option<i32>| number.and_then(|n| u8::try_from(n).ok());
-    let poisoned = report.restore.state == RestoreState::Poisoned;
-    match report.cause {
-        Cause::SetupFailed | Cause::InternalError => match &report.fault {
-            Some(fault) if fault.step != EXEC_STEP => EXIT_FAULT,
-            Some(fault) if fault.errno == "ENOENT" => EXIT_NOT_FOUND,
-            Some(_) => EXIT_NOT_EXECUTABLE,
-            None => EXIT_FAULT,
-        },
-        _ if poisoned => EXIT_POISONED,
-        Cause::Exited => byte(report.exit_code).unwrap_or(EXIT_FAULT),
-        Cause::Signaled => byte(report.signal).and_then(|n| n.checked_add(128)).unwrap_or(EXIT_FAULT),
-        Cause::Cancelled => EXIT_CANCELLED,
-        _ => EXIT_LIMIT,
-    }
 }
 
 fn report_of(fault: &Fault) -> Report {
@@ -259,7 +250,7 @@ mod tests {
             (Cause::WallLimit, 124),
             (Cause::MemoryLimit, 124),
             (Cause::SyscallDenied, 124),
-            (Cause::Cancelled, 130),
+            (Cause::Cancelled, 143),
             (Cause::SetupFailed, 125),
             (Cause::InternalError, 125),
         ] {
@@ -271,7 +262,7 @@ mod tests {
         for (errno, code) in [("ENOENT", 127), ("EACCES", 126)] {
             let mut missing = report(Cause::SetupFailed);
             let fault = missing.fault.as_mut().unwrap();
-            (fault.step, fault.errno) = ("exec".into(), errno.into());
+            (fault.step, fault.errno, fault.object) = ("exec".into(), errno.into(), "execute x".into());
             assert_eq!(Verdict::Report(Box::new(missing)).exit_code(), code);
         }
         let lost = Fault { lost: true, ..Fault::here(Step::Run, &"gone") };

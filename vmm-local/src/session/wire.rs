@@ -244,7 +244,7 @@ impl Wire {
 
     /// Ends the connection; says what is known about why it had to.
     pub(super) fn explain(&mut self, error: &SessionError) -> String {
-        let killed = self.peer.end() == Ending::Killed;
+        let ending = self.peer.end();
         while self.peer.stderr.is_some() && self.readable_stderr() {
             self.read_stderr();
         }
@@ -259,8 +259,13 @@ impl Wire {
                 message += &format!("; it said: {}", text::shortened(&text::printable(&last), 500));
             }
         }
-        if killed {
-            message += "; it did not go by itself and was killed: run `autodriver restore` on the machine";
+        match ending {
+            Ending::Exited(Some(status)) if !status.success() => message += &format!(" ({status})"),
+            Ending::Exited(_) => {}
+            Ending::Killed => message += "; it had to be killed: run `autodriver restore` on the machine",
+        }
+        if self.scanner.is_some() && matches!(error, SessionError::Wire(WireError::Ended(_))) {
+            message += "; does `autodriver serve` start on the machine?";
         }
         message
     }
