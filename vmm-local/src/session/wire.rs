@@ -244,9 +244,12 @@ impl Wire {
 
     /// Ends the connection; says what is known about why it had to.
     pub(super) fn explain(&mut self, error: &SessionError) -> String {
+        self.drain_stderr();
         let ending = self.peer.end();
-        while self.peer.stderr.is_some() && self.readable_stderr() {
-            self.read_stderr();
+        let ended_itself = matches!(error, SessionError::Wire(WireError::Ended(_)));
+        if ended_itself {
+            // What it says of a wire that we closed is no explanation.
+            self.drain_stderr();
         }
         let mut message = error.to_string();
         let noise = self.scanner.as_ref().map_or(&[][..], Scanner::noise);
@@ -260,18 +263,25 @@ impl Wire {
             }
         }
         match ending {
-            Ending::Exited(Some(status)) if !status.success() => message += &format!(" ({status})"),
+            Ending::Exited(Some(status)) if ended_itself => message += &format!(" ({status})"),
             Ending::Exited(_) => {}
             Ending::Killed => message += "; it had to be killed: run `autodriver restore` on the machine",
         }
-        if self.scanner.is_some() && matches!(error, SessionError::Wire(WireError::Ended(_))) {
+        if self.scanner.is_some() && ended_itself {
             message += "; does `autodriver serve` start on the machine?";
         }
         message
     }
 
-    fn readable_stderr(&self) -> bool {
-        let ready = self.poll(PollTimeout::ZERO);
-        ready.is_ok_and(|[_, _, stderr, _]| !stderr.is_empty())
+    /// Reads what is there of stderr, up to what a pipe can hold.
+    fn drain_stderr(&mut self) {
+        let readable =
+            |wire: &Wire| wire.poll(PollTimeout::ZERO).is_ok_and(|[_, _, stderr, _]| !stderr.is_empty());
+        for _ in 0..32 {
+            if self.peer.stderr.is_none() || !readable(self) {
+                break;
+            }
+            self.read_stderr();
+        }
     }
 }
