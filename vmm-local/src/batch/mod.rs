@@ -89,8 +89,10 @@ pub fn run(backend: &BackendOptions, deadlines: Deadlines, options: &BatchOption
     let pool = Pool { backend: &*backend, deadlines, cancel: &cancel, machines };
     check(&*backend)?;
     let began = Instant::now();
-    let results = follow(&pool, &jobs, options)?;
+    let mut lines = options.jsonl.as_deref().map(Lines::open).transpose()?;
+    let (results, written) = follow(&pool, &jobs, lines.as_mut());
     show(&results, &jobs, options, began)?;
+    written?;
     let complete = results.len() == jobs.len() && results.iter().all(JobResult::is_well);
     Ok(match (cancel.is_cancelled(), complete) {
         (true, _) => EXIT_CANCELLED,
@@ -119,9 +121,13 @@ impl From<BackendMissing> for BatchError {
     }
 }
 
-/// Runs the jobs; tells of each as it ends. Results in the order of the jobs.
-fn follow(pool: &Pool<'_>, jobs: &[jobs::Job], options: &BatchOptions) -> Result<Vec<JobResult>, BatchError> {
-    let mut lines = options.jsonl.as_deref().map(Lines::open).transpose()?;
+/// Runs the jobs; tells of each as it ends. Results in the order of the jobs, and whether all
+/// lines could be written: a full disk must not cost the results of a night.
+fn follow(
+    pool: &Pool<'_>,
+    jobs: &[jobs::Job],
+    mut lines: Option<&mut Lines>,
+) -> (Vec<JobResult>, Result<(), BatchError>) {
     let bar = progress(jobs.len());
     let mut results = Vec::with_capacity(jobs.len());
     let mut written = Ok(());
@@ -134,9 +140,8 @@ fn follow(pool: &Pool<'_>, jobs: &[jobs::Job], options: &BatchOptions) -> Result
         results.push(result);
     });
     bar.finish_and_clear();
-    written?;
     results.sort_by_key(|result| result.index);
-    Ok(results)
+    (results, written)
 }
 
 /// A bar on stderr, if that is a terminal.
