@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use autodriver_protocol::Options;
 use clap::{Args, Parser, Subcommand};
 
-use crate::{facts, restore, run};
+use crate::{facts, restore, run, serve};
 
 /// Bad usage, or a sandbox that could not be set up.
 pub const USAGE: u8 = 125;
@@ -55,7 +55,7 @@ pub fn main() -> ExitCode {
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
     let status = match cli.command {
         Command::Run(arguments) => run::main(arguments.job.as_deref(), arguments.options),
-        Command::Serve => Err("serve is not there yet".to_owned()),
+        Command::Serve => serve::main(),
         Command::Restore => restore_main(),
     };
     match status {

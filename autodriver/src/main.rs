@@ -18,6 +18,9 @@ mod slot;
 mod poller;
 mod outlet;
 mod run;
+mod wire;
+mod session;
+mod serve;
 mod uids;
 mod fault;
 #[allow(unsafe_code)]

@@ -104,11 +104,6 @@ impl Plan {
             report.name == layer && matches!(report.state, LayerState::Enforced | LayerState::Substituted)
         })
     }
-
-    /// Whether the caller left the layer out by name.
-    pub fn skips(&self, layer: Layer) -> bool {
-        self.layers.iter().any(|report| report.name == layer && report.state == LayerState::Skipped)
-    }
 }
 
 /// Makes the plan.
@@ -206,7 +201,11 @@ fn arguments(command: &[String]) -> Result<Vec<CString>, Refusal> {
     command.iter().map(argument).collect()
 }
 
-fn user(name: Option<&str>) -> Result<User, Refusal> {
+/// Reads `--user`.
+///
+/// # Errors
+/// Root, or no user name.
+pub fn user(name: Option<&str>) -> Result<User, Refusal> {
     let Some(name) = name else { return Ok(User::Leased) };
     let uid = match name.parse::<u32>() {
         Ok(uid) => uid,
@@ -432,7 +431,7 @@ mod tests {
     fn a_skipped_layer_is_reported_and_may_not_be_required_by_name() {
         let skip = Options { skip: vec![Layer::Landlock], ..Options::default() };
         let made = plan(skip.clone(), &full()).unwrap();
-        assert!(made.skips(Layer::Landlock) && !made.applies(Layer::Landlock));
+        assert!(!made.applies(Layer::Landlock));
         let both = Options { require: vec![Requirement::One(Layer::Landlock)], ..skip };
         assert!(refused(both, &full()).contains("landlock"));
     }

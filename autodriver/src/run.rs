@@ -25,7 +25,7 @@ use crate::supervise::{Job, Source};
 use crate::transfer::{self, Task};
 
 /// Most entries of one `--in` or `--out`.
-const ENTRIES_MAX: u64 = 1_000_000;
+pub const ENTRIES_MAX: u64 = 1_000_000;
 
 /// Runs; the exit status, or the sentence that goes with 125.
 pub fn main(document: Option<&str>, options: Options) -> Result<u8, String> {
@@ -98,7 +98,7 @@ impl Request {
                 return self.failed(&named, &fault);
             }
         };
-        let (mut report, _) = slot.conclude(outcome);
+        let mut report = slot.conclude(outcome);
         let copied = self.copy_out(&slot);
         report.restore.leftovers = slot.close();
         if !report.restore.leftovers.is_empty() {
@@ -228,7 +228,11 @@ fn out_directory(output: &Output) -> std::io::Result<(OwnedFd, Option<std::ffi::
     Ok((open_directory(directory).map_err(std::io::Error::from)?, name))
 }
 
-fn block_signals() -> Result<SignalFd, Fault> {
+/// The signals that end a driver, as a descriptor.
+///
+/// # Errors
+/// Those of sigprocmask(2) and signalfd(2).
+pub fn block_signals() -> Result<SignalFd, Fault> {
     let fault = |errno| Fault::new(Step::Supervise, "receive signals", errno);
     let mut set = SigSet::empty();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT] {
@@ -275,7 +279,7 @@ fn follow(
         }
         job.tick(Instant::now(), slot.storage());
         for (n, (outlet, live)) in outlets.iter_mut().zip(job.take_live()).enumerate() {
-            outlet.push(live);
+            outlet.push(&live);
             outlet.write_some();
             outlet.watch(&poller, OUTLETS + n as u64)?;
         }

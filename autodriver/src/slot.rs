@@ -95,16 +95,15 @@ impl Slot {
     }
 
     /// Puts the machine back after a job, looks whether it is, and reports.
-    pub fn conclude(&mut self, outcome: Outcome) -> (Report, bool) {
+    pub fn conclude(&mut self, outcome: Outcome) -> Report {
         let started = Instant::now();
-        let Outcome { happened, account, cgroup, output, plan, setup, wall, run, program_fault, .. } =
-            outcome;
+        let Outcome { happened, account, cgroup, output, plan, setup, wall, run } = outcome;
         let mut leftovers = remove_cgroup(cgroup);
         leftovers.extend(look(self.lease.uid, plan.applies(Layer::IpcNamespace)));
         self.leftovers.extend(leftovers.iter().cloned());
         let verdict = judge(happened);
         let micros = |duration: std::time::Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        let report = Report {
+        Report {
             version: REPORT_VERSION,
             cause: verdict.cause,
             exit_code: verdict.exit_code,
@@ -126,8 +125,7 @@ impl Slot {
                 run_us: micros(run),
                 restore_us: micros(started.elapsed()),
             },
-        };
-        (report, program_fault)
+        }
     }
 
     /// Gives everything back; what is left.

@@ -34,7 +34,7 @@
 //! | 1 | `hello` | host | [`Hello`] |
 //! | 2 | `open` | host | [`Open`] |
 //! | 3 | `put` | host | raw: the next bytes of a tar stream; an empty payload ends it |
-//! | 4 | `run` | host | a job document: [`Options`] without `in`, `out`, `report` and `quiet`, which `put`, `get` and `report` replace |
+//! | 4 | `run` | host | a job document: [`Options`] without `in`, `out`, `user`, `report` and `quiet`, which `put`, `get`, `open` and `report` replace; a relative `stdin` is a file of the job directory |
 //! | 5 | `get` | host | [`Get`] |
 //! | 6 | `cancel` | host | none |
 //! | 7 | `close` | host | none |

@@ -39,6 +39,9 @@ pub struct Open {
     /// Files and directories put, together; default: 1,000,000.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inodes: Option<u64>,
+    /// As `--user`: the jobs run as this user, who owns the files put; default: a uid of their own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
 }
 
 /// `get`: which files to send.

@@ -9,7 +9,7 @@ use nix::unistd::pipe2;
 
 use super::cgroup::Cgroup;
 use super::prepare::{Prepared, Ready};
-use super::report::{Record, Reporter, Reports};
+use super::report::{Reporter, Reports};
 use super::{exec, init, landlock, mounts, network, privileges, session};
 use crate::fault::{Fault, Step};
 use crate::plan::Plan;
@@ -135,11 +135,6 @@ impl Spawned {
     /// The fault that a record tells of.
     pub fn fault(&self, step: Step, index: u16, errno: Errno) -> Fault {
         Fault::new(step, self.objects.name(step, usize::from(index)), errno)
-    }
-
-    /// Whether a record is about the program, not about the sandbox: exit status 126 or 127.
-    pub fn is_program_fault(record: Record) -> bool {
-        matches!(record, Record::Fault { step: Step::Exec, index: 0, .. })
     }
 }
 

@@ -127,11 +127,6 @@ impl Storage {
         self.job.as_fd()
     }
 
-    /// The whole storage.
-    pub fn mount(&self) -> BorrowedFd<'_> {
-        self.mount.as_fd()
-    }
-
     /// A new mount of one part of it, attached nowhere, to be given to one job.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use autodriver_protocol::job::OnOutput;
 use autodriver_protocol::report::OutputReport;
 use autodriver_protocol::{Cause, Layer};
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{waitid, Id, WaitPidFlag};
 
@@ -90,8 +91,6 @@ pub struct Job {
     stdout: Stream,
     stderr: Option<Stream>,
     happened: Happened,
-    /// The program itself could not be executed: 126 or 127.
-    program_fault: bool,
 }
 
 /// The end of a job.
@@ -113,10 +112,6 @@ pub struct Outcome {
     pub wall: Duration,
     /// From exec to the end of the last process.
     pub run: Duration,
-    /// Whether the fault, if any, is the program's: it could not be executed.
-    pub program_fault: bool,
-    /// A process that SIGKILL did not end in time.
-    pub unkillable: bool,
 }
 
 impl Job {
@@ -138,7 +133,6 @@ impl Job {
             stdout,
             stderr,
             happened: Happened::default(),
-            program_fault: false,
         }
     }
 
@@ -176,7 +170,6 @@ impl Job {
                     }
                 }
                 Record::Fault { step, index, errno } if self.happened.fault.is_none() => {
-                    self.program_fault = Spawned::is_program_fault(record);
                     self.happened.executed = false;
                     self.happened.fault = Some(self.spawned.fault(step, index, errno));
                     self.die(now);
@@ -330,8 +323,8 @@ impl Job {
     }
 
     /// Output to deliver now: standard output (or both), then standard error.
-    pub fn take_live(&mut self) -> [&[u8]; 2] {
-        let stderr = self.stderr.as_mut().map_or(&[][..], |stream| stream.capture.take_live());
+    pub fn take_live(&mut self) -> [Vec<u8>; 2] {
+        let stderr = self.stderr.as_mut().map_or_else(Vec::new, |stream| stream.capture.take_live());
         [self.stdout.capture.take_live(), stderr]
     }
 
@@ -344,7 +337,6 @@ impl Job {
         self.happened.oom_killed = account.oom_kills > 0;
         self.happened.forks_refused = account.forks_refused > 0;
         self.happened.output_over = self.output_is_over();
-        let unkillable = self.spawned_is_alive();
         let (rest, first) = self.stdout.capture.finish();
         let (rest_err, second) = self.stderr.as_mut().map(|stream| stream.capture.finish()).unzip();
         let output = match second {
@@ -365,13 +357,27 @@ impl Job {
             setup: over_at.saturating_duration_since(self.requested).saturating_sub(run),
             wall: wall.unwrap_or_default(),
             run,
-            program_fault: self.program_fault,
-            unkillable,
         };
         ([rest, rest_err.unwrap_or_default()], outcome)
     }
+}
 
-    fn spawned_is_alive(&self) -> bool {
-        !self.cgroup.processes().is_empty()
+/// Follows a job to its end without anything else going on: for a peer that went away.
+pub fn drive_to_end(job: &mut Job, storage: &Storage) {
+    while !job.is_over() {
+        let now = Instant::now();
+        let sources: Vec<_> = Source::ALL.into_iter().filter(|source| job.fd(*source).is_some()).collect();
+        let ready: Vec<Source> = {
+            let fds = sources.iter().filter_map(|source| job.fd(*source));
+            let mut fds: Vec<PollFd<'_>> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+            // Short: an ended stream is ready for ever.
+            let _ = poll(&mut fds, PollTimeout::from(5u8));
+            let is_ready = |fd: &PollFd<'_>| fd.any().unwrap_or(false);
+            sources.iter().zip(&fds).filter(|(_, fd)| is_ready(fd)).map(|(source, _)| *source).collect()
+        };
+        for source in ready {
+            job.ready(source, now, storage);
+        }
+        job.tick(Instant::now(), storage);
     }
 }

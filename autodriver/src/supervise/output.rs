@@ -17,10 +17,11 @@ const TURN: u64 = 8 << 20;
 /// One stream.
 #[derive(Debug)]
 pub struct Capture {
+    /// The part of the head that was not delivered yet.
     head: Vec<u8>,
-    head_max: usize,
-    /// Bytes of the head already delivered.
+    /// Bytes of the head that were; the driver does not hold them twice.
     delivered: usize,
+    head_max: usize,
     /// The head is complete; what comes goes to the tail.
     head_closed: bool,
     ring: Vec<u8>,
@@ -109,11 +110,11 @@ impl Capture {
 
     fn keep(&mut self, mut bytes: &[u8]) {
         if !self.head_closed {
-            let count = bytes.len().min(self.head_max - self.head.len());
+            let count = bytes.len().min(self.head_max - self.head_len());
             self.head.extend_from_slice(&bytes[..count]);
             self.produced += count as u64;
             bytes = &bytes[count..];
-            if self.head.len() == self.head_max && !bytes.is_empty() {
+            if self.head_len() == self.head_max && !bytes.is_empty() {
                 self.close_head();
             }
         }
@@ -129,10 +130,14 @@ impl Capture {
     /// Decides where the head ends; what lies behind goes to the tail.
     fn close_head(&mut self) {
         self.head_closed = true;
-        let cut = cut_before(&self.head, self.head_max, CUT_WINDOW).max(self.delivered);
+        let cut = cut_before(&self.head, CUT_WINDOW);
         let rest = self.head.split_off(cut);
         self.produced -= rest.len() as u64;
         self.keep(&rest);
+    }
+
+    fn head_len(&self) -> usize {
+        self.delivered + self.head.len()
     }
 
     fn ring_space(&mut self) -> &mut [u8] {
@@ -162,25 +167,27 @@ impl Capture {
         self.produced
     }
 
-    /// The part of the head that was not delivered yet. Near its end only whole lines are, since
-    /// the cut may fall into the last one.
-    pub fn take_live(&mut self) -> &[u8] {
-        let mut end = self.head.len();
-        if !self.head_closed && end + CUT_WINDOW > self.head_max {
-            let line = self.head.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-            end = line.max(self.delivered);
-        }
-        let start = std::mem::replace(&mut self.delivered, end);
-        &self.head[start..end]
+    /// Takes what can be delivered of the head. Near its end that is whole lines only, since the cut
+    /// may fall into the last one.
+    pub fn take_live(&mut self) -> Vec<u8> {
+        let near_the_cut = !self.head_closed && self.head_len() + CUT_WINDOW > self.head_max;
+        let end = match near_the_cut {
+            true => self.head.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1),
+            false => self.head.len(),
+        };
+        let rest = self.head.split_off(end);
+        self.delivered += end;
+        std::mem::replace(&mut self.head, rest)
     }
 
     /// What is left to deliver at the end: the rest of the head, the mark, the tail.
     pub fn finish(&mut self) -> (Vec<u8>, StreamReport) {
-        let mut rest = self.head[self.delivered..].to_vec();
+        let head_len = self.head_len();
+        let mut rest = std::mem::take(&mut self.head);
         let tail = self.tail();
-        let kept_limit = usize::try_from(self.cap).unwrap_or(usize::MAX).saturating_sub(self.head.len());
+        let kept_limit = usize::try_from(self.cap).unwrap_or(usize::MAX).saturating_sub(head_len);
         let keep_from = if self.produced <= self.cap { 0 } else { tail_start(&tail, kept_limit) };
-        let kept = (self.head.len() + tail.len() - keep_from) as u64;
+        let kept = (head_len + tail.len() - keep_from) as u64;
         let elided = self.produced - kept;
         if elided > 0 {
             rest.extend_from_slice(format!("\n...[{elided} bytes elided]...\n").as_bytes());
@@ -201,16 +208,16 @@ impl Capture {
     }
 }
 
-/// Where to cut so that at most `max` bytes stay before it: after a line, else between characters.
-fn cut_before(bytes: &[u8], max: usize, window: usize) -> usize {
-    let max = max.min(bytes.len());
-    let low = max.saturating_sub(window);
-    match bytes[low..max].iter().rposition(|byte| *byte == b'\n') {
+/// Where to cut near the end: after a line, else between characters.
+fn cut_before(bytes: &[u8], window: usize) -> usize {
+    let end = bytes.len();
+    let low = end.saturating_sub(window);
+    match bytes[low..].iter().rposition(|byte| *byte == b'\n') {
         Some(at) => low + at + 1,
-        None => (max.saturating_sub(3)..max)
+        None => (end.saturating_sub(3)..end)
             .rev()
-            .find(|at| starts_character(&bytes[*at..], max - at))
-            .unwrap_or(max),
+            .find(|at| starts_character(&bytes[*at..], end - at))
+            .unwrap_or(end),
     }
 }
 
@@ -254,7 +261,7 @@ mod tests {
         let mut out = Vec::new();
         for chunk in chunks {
             capture.keep(chunk);
-            out.extend_from_slice(capture.take_live());
+            out.extend_from_slice(&capture.take_live());
         }
         let (rest, report) = capture.finish();
         out.extend_from_slice(&rest);

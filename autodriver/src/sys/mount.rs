@@ -22,7 +22,6 @@ pub mod attr {
 const OPEN_TREE_CLONE: libc::c_uint = 1;
 const MOVE_MOUNT_F_EMPTY_PATH: libc::c_uint = 0x4;
 const MOVE_MOUNT_T_EMPTY_PATH: libc::c_uint = 0x40;
-const FSCONFIG_SET_FLAG: libc::c_uint = 0;
 const FSCONFIG_SET_STRING: libc::c_uint = 1;
 const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
 const FSCONFIG_CMD_RECONFIGURE: libc::c_uint = 7;
@@ -61,16 +60,6 @@ impl FsContext {
         // SAFETY: both are C strings that outlive the call.
         let result = unsafe {
             libc::syscall(libc::SYS_fsconfig, self.0.as_raw_fd(), FSCONFIG_SET_STRING, key, value, 0)
-        };
-        check(result).map(drop)
-    }
-
-    /// Sets the flag `key`.
-    pub fn set_flag(&self, key: &CStr) -> Result<(), Errno> {
-        let null = std::ptr::null::<libc::c_char>();
-        // SAFETY: `key` is a C string that outlives the call; a flag has no value.
-        let result = unsafe {
-            libc::syscall(libc::SYS_fsconfig, self.0.as_raw_fd(), FSCONFIG_SET_FLAG, key.as_ptr(), null, 0)
         };
         check(result).map(drop)
     }
