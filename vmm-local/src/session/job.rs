@@ -172,7 +172,11 @@ impl<'c> Job<'c> {
                     let weight = (self.payload().len() + HEADER_LEN) as u64;
                     budget = charge(budget, weight, "files after close", CLOSE_SLACK)?;
                 }
-                kind => self.running_frame(kind, sink)?,
+                kind => match self.running_frame(kind, sink) {
+                    // Nobody wants the output any more; the end of the job still counts.
+                    Err(SessionError::Output(_)) => {}
+                    taken => taken?,
+                },
             }
         }
     }

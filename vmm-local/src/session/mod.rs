@@ -101,9 +101,9 @@ impl Connection {
             true => self.wire.explain(error),
             false => error.to_string(),
         };
-        // A job that may or may not be open cannot be closed in order.
-        self.over |=
-            error.ends_connection() || (step == Step::Open && matches!(error, SessionError::Cancelled));
+        // Of a job that was neither opened nor closed in order, nobody knows where it stands.
+        let astray = step == Step::Close || (step == Step::Open && matches!(error, SessionError::Cancelled));
+        self.over |= astray || error.ends_connection();
         Fault::of(step, error, message)
     }
 }

@@ -313,6 +313,26 @@ fn a_cancelled_job_is_closed_and_its_report_awaited() {
 }
 
 #[test]
+fn output_that_cannot_be_written_ends_the_job_in_order() {
+    let script = |guest: &mut Guest| {
+        guest.greet()?;
+        guest.accept_job(1)?;
+        guest.send(Kind::Started, 1, b"")?;
+        (0..3).try_for_each(|_| guest.send(Kind::Output, 1, b"x"))?;
+        guest.until(Kind::Close)?;
+        guest.report(1, Cause::Cancelled)?;
+        guest.send(Kind::Closed, 1, br#"{"restore": {"state": "restored", "leftovers": []}}"#)
+    };
+    meet(script, |peer| {
+        let mut connection = Connection::establish(peer, deadlines(), &Cancel::new().unwrap()).unwrap();
+        let full = |_, _: &[u8]| Err(io::ErrorKind::StorageFull.into());
+        let outcome = perform(&mut connection, &assignment(), &mut { full });
+        assert!(outcome.machine_is_sound && outcome.verdict.exit_code() == 125);
+        assert!(outcome.verdict.line().starts_with("run: cannot write the job's output"));
+    });
+}
+
+#[test]
 fn the_last_words_of_a_guest_are_heard() {
     let fault = fault_of(|guest| {
         guest.greet()?;
