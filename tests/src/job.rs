@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use autodriver_protocol::Report;
 use tempfile::TempDir;
 
 use crate::outcome::Outcome;
@@ -137,8 +138,8 @@ impl Job {
 #[derive(Debug)]
 pub struct Running {
     child: Child,
-    stdout: JoinHandle<Vec<u8>>,
-    stderr: JoinHandle<Vec<u8>>,
+    stdout: Option<JoinHandle<Vec<u8>>>,
+    stderr: Option<JoinHandle<Vec<u8>>>,
     folder: Option<TempDir>,
     started: Instant,
     peak_kib: u64,
@@ -158,8 +159,8 @@ impl Running {
         let started = Instant::now();
         let spawned = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let mut child = spawned.unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
-        let stdout = collect(child.stdout.take().expect("stdout is a pipe"));
-        let stderr = collect(child.stderr.take().expect("stderr is a pipe"));
+        let stdout = child.stdout.take().map(collect);
+        let stderr = child.stderr.take().map(collect);
         Running { child, stdout, stderr, folder, started, peak_kib: 0 }
     }
 
@@ -205,18 +206,38 @@ impl Running {
             thread::sleep(Duration::from_millis(5));
         };
         let took = self.started.elapsed();
-        let report = self.folder.and_then(|folder| {
-            let text = std::fs::read(folder.path().join("report.json")).ok()?;
-            let text = String::from_utf8(text).expect("a report is UTF-8");
-            Some(serde_json::from_str(&text).unwrap_or_else(|error| panic!("bad report: {error}\n{text}")))
-        });
+        let read = |stream: &mut Option<JoinHandle<Vec<u8>>>| {
+            stream.take().map_or_else(Vec::new, |thread| thread.join().expect("the stream was read"))
+        };
         Outcome {
             status: status.code().unwrap_or_else(|| -status.signal().unwrap_or(0)),
-            stdout: self.stdout.join().expect("stdout was read"),
-            stderr: self.stderr.join().expect("stderr was read"),
-            report,
+            stdout: read(&mut self.stdout),
+            stderr: read(&mut self.stderr),
+            report: self.folder.as_ref().and_then(report_in),
             took,
             driver_peak_kib: self.peak_kib,
+        }
+    }
+}
+
+/// The report, unless the driver was killed before it wrote one.
+fn report_in(folder: &TempDir) -> Option<Report> {
+    let text = std::fs::read_to_string(folder.path().join("report.json")).ok()?;
+    let parse =
+        |text| serde_json::from_str(text).unwrap_or_else(|error| panic!("bad report: {error}\n{text}"));
+    (!text.is_empty()).then(|| parse(&text))
+}
+
+impl Drop for Running {
+    /// A test that fails must not leave its driver behind: a signal makes it restore and end.
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.signal(nix::sys::signal::Signal::SIGTERM);
+            let ended = wait_until(Duration::from_secs(10), || self.child.try_wait().ok().flatten());
+            if ended.is_none() {
+                drop(self.child.kill());
+                drop(self.child.wait());
+            }
         }
     }
 }

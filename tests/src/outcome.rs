@@ -31,7 +31,7 @@ impl fmt::Display for Outcome {
             let short: String = text.chars().take(2000).collect();
             writeln!(f, "--- {name}, {} bytes ---\n{short}", bytes.len())?;
         }
-        let report = self.report.as_ref().map(serde_json::to_string_pretty);
+        let report = self.report.as_ref().map(serde_json::to_string);
         match report {
             Some(Ok(text)) => writeln!(f, "--- report ---\n{text}"),
             Some(Err(error)) => writeln!(f, "--- report --- {error}"),

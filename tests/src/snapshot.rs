@@ -1,13 +1,13 @@
 //! The machine before and after: what a job or a killed driver left behind.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::process::{processes, wait_until};
+use crate::process::{descendants, processes, wait_until, Process};
 
 /// The places where a job or a driver could leave files.
 const FOLDERS: [&str; 5] = ["/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue", "/run/autodriver"];
@@ -15,13 +15,16 @@ const FOLDERS: [&str; 5] = ["/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue", "/run
 /// How long the kernel may take to tear down namespaces and cgroups, and neighbours to end.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Where an init of a box belongs, besides its driver.
+const NOBODY: u32 = 65534;
+
 /// A listing of all that jobs can leave on a machine.
 ///
 /// Other work goes on beside the tests, so only what could be ours is listed: processes and
 /// files of a uid that is not root or that carry our names, cgroups of ours, and every mount,
-/// IPC object and key of a job.
+/// IPC object and key of a job. Each goes with the uid of its job, where that can be told.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Snapshot(BTreeSet<String>);
+pub struct Snapshot(BTreeMap<String, Option<u32>>);
 
 /// Held by tests whose snapshots the jobs of other tests in the same file would disturb.
 pub fn alone() -> MutexGuard<'static, ()> {
@@ -33,75 +36,123 @@ fn ours(name: &str) -> bool {
     ["autodriver", "captive"].iter().any(|word| name.contains(word))
 }
 
-fn list_processes(into: &mut BTreeSet<String>) {
-    let found = processes().into_iter().filter(|one| one.uid != 0 || ours(&one.name));
-    into.extend(found.map(|one| one.to_string()));
+/// The uid that a cgroup or a lock of the driver is named after.
+fn uid_in(path: &Path) -> Option<u32> {
+    path.file_name()?.to_str()?.parse().ok()
 }
 
-fn list_mounts(into: &mut BTreeSet<String>) {
+/// What belongs to living drivers that this test did not start.
+struct Neighbours {
+    processes: BTreeSet<i32>,
+    uids: BTreeSet<u32>,
+}
+
+impl Neighbours {
+    fn find(all: &[Process]) -> Neighbours {
+        let own = i32::try_from(std::process::id()).expect("pids are positive and small");
+        let own: BTreeSet<i32> = descendants(own).iter().map(|one| one.pid).collect();
+        let is_driver = |one: &Process| one.uid == 0 && one.name.contains("autodriver");
+        let drivers = all.iter().filter(|one| is_driver(one) && !own.contains(&one.pid));
+        let mut found = Neighbours { processes: BTreeSet::new(), uids: BTreeSet::new() };
+        for driver in drivers {
+            let below = descendants(driver.pid);
+            found.uids.extend(below.iter().map(|one| one.uid).filter(|uid| *uid != NOBODY && *uid != 0));
+            found.processes.extend(below.iter().map(|one| one.pid));
+            found.processes.insert(driver.pid);
+        }
+        // The lock of a uid names the driver that holds it.
+        for entry in fs::read_dir("/run/autodriver").into_iter().flatten().flatten() {
+            let holder = fs::read_to_string(entry.path()).ok().and_then(|text| text.trim().parse().ok());
+            if holder.is_some_and(|pid: i32| found.processes.contains(&pid)) {
+                found.uids.extend(uid_in(&entry.path()));
+            }
+        }
+        found
+    }
+}
+
+type Listing = BTreeMap<String, Option<u32>>;
+
+fn list_processes(all: Vec<Process>, neighbours: &Neighbours, into: &mut Listing) {
+    let found = all.into_iter().filter(|one| one.uid != 0 || ours(&one.name));
+    let found = found.filter(|one| !neighbours.processes.contains(&one.pid));
+    into.extend(found.map(|one| (one.to_string(), Some(one.uid).filter(|uid| *uid != NOBODY))));
+}
+
+fn list_mounts(into: &mut Listing) {
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("/proc/self/mountinfo");
-    into.extend(mounts.lines().map(|line| format!("mount {line}")));
+    into.extend(mounts.lines().map(|line| (format!("mount {line}"), None)));
 }
 
-fn list_cgroups(folder: &Path, into: &mut BTreeSet<String>) {
+fn list_cgroups(folder: &Path, into: &mut Listing) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            if ours(&entry.path().to_string_lossy()) {
-                into.insert(format!("cgroup {}", entry.path().display()));
+            let path = entry.path();
+            // The directory above those of the jobs comes and goes with them.
+            if ours(&path.to_string_lossy()) && !path.ends_with("autodriver") {
+                into.insert(format!("cgroup {}", path.display()), uid_in(&path));
             }
-            list_cgroups(&entry.path(), into);
+            list_cgroups(&path, into);
         }
     }
 }
 
-fn list_files(into: &mut BTreeSet<String>) {
+fn list_files(into: &mut Listing) {
     for folder in FOLDERS {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-            let foreign = entry.metadata().is_ok_and(|meta| meta.uid() != 0);
-            if foreign || ours(&entry.path().to_string_lossy()) {
-                into.insert(format!("file {}", entry.path().display()));
+            let (path, owner) = (entry.path(), entry.metadata().map_or(0, |meta| meta.uid()));
+            if owner != 0 || ours(&path.to_string_lossy()) {
+                let uid = if owner == 0 { uid_in(&path) } else { Some(owner) };
+                into.insert(format!("file {}", path.display()), uid);
             }
         }
     }
 }
 
-fn list_ipc_and_keys(into: &mut BTreeSet<String>) {
+fn list_ipc_and_keys(into: &mut Listing) {
     for kind in ["shm", "sem", "msg"] {
         let table = fs::read_to_string(format!("/proc/sysvipc/{kind}")).unwrap_or_default();
         // Key and id; sizes and times of the machine's own objects may change.
         let objects = table.lines().skip(1).map(|line| line.split_whitespace().take(2).collect::<Vec<_>>());
-        into.extend(objects.map(|words| format!("{kind} {}", words.join(" "))));
+        into.extend(objects.map(|words| (format!("{kind} {}", words.join(" ")), None)));
     }
     let keys = fs::read_to_string("/proc/keys").unwrap_or_default();
     for line in keys.lines() {
-        let uid = line.split_whitespace().nth(5).unwrap_or("0");
-        if uid != "0" {
-            into.insert(format!("key {line}"));
+        let uid = line.split_whitespace().nth(5).and_then(|uid| uid.parse().ok()).unwrap_or(0);
+        if uid != 0 && uid != NOBODY {
+            into.insert(format!("key {line}"), Some(uid));
         }
     }
     let users = fs::read_to_string("/proc/key-users").unwrap_or_default();
-    let uids = users.lines().filter_map(|line| line.trim().split(':').next()).filter(|uid| *uid != "0");
-    into.extend(uids.map(|uid| format!("key user {uid}")));
+    let uids = users.lines().filter_map(|line| line.trim().split(':').next()?.parse::<u32>().ok());
+    // The kernel frees its record of a user some time after the last process; init's is shared.
+    into.extend(
+        uids.filter(|uid| *uid != 0 && *uid != NOBODY).map(|uid| (format!("key user {uid}"), Some(uid))),
+    );
 }
 
 impl Snapshot {
-    /// Lists the machine as it is now.
+    /// Lists the machine as it is now, without what belongs to others at work on it.
     pub fn take() -> Snapshot {
-        let mut found = BTreeSet::new();
-        list_processes(&mut found);
+        let mut found = Listing::new();
+        let all = processes();
+        let neighbours = Neighbours::find(&all);
+        list_processes(all, &neighbours, &mut found);
         list_mounts(&mut found);
         list_cgroups(Path::new("/sys/fs/cgroup"), &mut found);
         list_files(&mut found);
         list_ipc_and_keys(&mut found);
+        found.retain(|_, uid| uid.is_none_or(|uid| !neighbours.uids.contains(&uid)));
         Snapshot(found)
     }
 
-    /// What is there now and was not, or was there and is gone.
+    /// What is there now and was not, and mounts that were there and are gone.
     pub fn difference(&self) -> Vec<String> {
         let now = Snapshot::take();
-        let left = now.0.difference(&self.0).map(|what| format!("left: {what}"));
-        let gone = self.0.difference(&now.0).map(|what| format!("gone: {what}"));
-        left.chain(gone).collect()
+        let left =
+            now.0.keys().filter(|what| !self.0.contains_key(*what)).map(|what| format!("left: {what}"));
+        let gone = self.0.keys().filter(|what| what.starts_with("mount ") && !now.0.contains_key(*what));
+        left.chain(gone.map(|what| format!("gone: {what}"))).collect()
     }
 
     /// Fails unless the machine becomes again what it was; `after` says what came between.

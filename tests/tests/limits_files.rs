@@ -77,9 +77,13 @@ fn sparse_files_are_held_to_fsize_too() {
 }
 
 #[test]
-fn inputs_that_do_not_fit_the_storage_are_refused() {
+fn inputs_do_not_use_up_the_disk_limit() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("large"), vec![1; 9 << 20]).expect("a large file");
-    let outcome = e2e::program(["/bin/true"]).opt("--in", folder.path()).opt("--disk", "4M");
-    outcome.without_report().run().expect_refusal(&[]);
+    let run = |mib: &str| {
+        let run = job(["strict", "write", "own", mib]).opt("--in", folder.path());
+        run.opt("--disk", "4M").run()
+    };
+    run("3").expect_clean();
+    run("5").expect_limit(Cause::DiskLimit, "disk");
 }

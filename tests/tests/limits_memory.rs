@@ -71,5 +71,5 @@ fn files_in_every_private_place_count_as_disk_not_as_memory() {
 
 #[test]
 fn less_memory_than_a_program_needs_to_start_is_no_fault_of_the_job() {
-    job(["exit", "0"]).opt("--memory", "1K").without_report().run().expect_refusal(&["--memory", "1K"]);
+    job(["exit", "0"]).opt("--memory", "1024").without_report().run().expect_refusal(&["--memory", "1024"]);
 }

@@ -101,11 +101,15 @@ fn files_that_match_come_out() {
 #[test]
 fn destination_is_made_and_modes_are_plain() {
     let out = tempdir().expect("a folder");
-    let dest = out.path().join("new/folder");
-    let glob = format!("result:{}", dest.to_str().expect("UTF-8"));
-    shell("echo x > result; chmod 4777 result").opt("--out", glob).run().expect_clean();
-    let meta = fs::metadata(dest.join("result")).expect("the file");
-    assert_eq!((meta.mode() & 0o7777, meta.uid()), (0o644, 0));
+    // As with cp(1): one file takes the name given, unless that is a folder's.
+    for (dest, file) in
+        [("new/folder/", "new/folder/result"), ("new/name", "new/name"), ("new", "new/result")]
+    {
+        let glob = format!("result:{}/{dest}", out.path().to_str().expect("UTF-8"));
+        shell("echo x > result; chmod 4777 result").opt("--out", glob).run().expect_clean();
+        let meta = fs::metadata(out.path().join(file)).expect("the file");
+        assert_eq!((meta.mode() & 0o7777, meta.uid()), (0o644, 0), "{dest}");
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ use nix::fcntl::{openat, OFlag};
 use nix::sys::stat::{mkdirat, Mode};
 
 use crate::answer::{empty, errno_of, number, say, Answer};
+use crate::clock::sleep;
 
 pub(crate) fn attempt(words: &[&str]) -> Option<Answer> {
     let result = match words {
@@ -52,11 +53,13 @@ fn fill(file: &mut File, mib: usize) -> io::Result<String> {
     Ok(String::new())
 }
 
-/// As `write`, into a file that no directory shows any more.
+/// As `write`, into a file that no directory shows any more; it is held for a while.
 fn write_deleted(path: &str, mib: usize) -> io::Result<String> {
     let mut file = File::create(path)?;
     fs::remove_file(path)?;
-    fill(&mut file, mib)
+    let result = fill(&mut file, mib);
+    sleep(1500);
+    result
 }
 
 /// As `write`, but goes on to the end of the job when there is no more room.

@@ -28,7 +28,7 @@ pub(crate) fn attempt(words: &[&str]) -> Option<Answer> {
 fn call(number: libc::c_long, args: [u64; 5]) -> Answer {
     // SAFETY: each row of the table is safe for any process: pointers are null or point to
     // `TEXT`, which is only read, and no memory is mapped, unmapped or moved.
-    let result = unsafe { libc::syscall(number, args[0], args[1], args[2], args[3], args[4]) };
+    let result = unsafe { libc::syscall(number, args[0], args[1], args[2], args[3], args[4], 0_u64) };
     if number == libc::SYS_clone && result == 0 {
         leave(0);
     }
