@@ -12,6 +12,9 @@ fn wall_of(outcome: &Outcome) -> Duration {
     Duration::from_micros(outcome.report().usage.wall_us)
 }
 
+// What a job is known to use is compared with four fifths of it: some kernels split CPU time into
+// user and system by sampling, and lose or gain a tick with each process.
+
 #[track_caller]
 fn expect_soon(outcome: Outcome, at_least: Duration) {
     let wall = wall_of(&outcome);
@@ -41,7 +44,7 @@ fn job_past_the_cpu_limit_is_ended() {
 #[test]
 fn job_below_the_cpu_limit_exits_and_its_time_is_told() {
     let outcome = job(["spin", "300"]).opt("--cpu", "30s").run().expect_clean();
-    assert!(outcome.cpu() >= Duration::from_millis(290), "{outcome}");
+    assert!(outcome.cpu() >= Duration::from_millis(240), "{outcome}");
     assert!(outcome.cpu() < Duration::from_secs(20), "{outcome}");
 }
 
@@ -50,7 +53,7 @@ fn cpu_time_of_children_counts() {
     let hidden = job(["spin-children", "3", "600000"]).opt("--cpu", "1s").run();
     hidden.expect_limit(Cause::CpuLimit, "cpu");
     let seen = job(["spin-children", "3", "200"]).opt("--cpu", "60s").run().expect_clean();
-    assert!(seen.cpu() >= Duration::from_millis(580), "{seen}");
+    assert!(seen.cpu() >= Duration::from_millis(480), "{seen}");
 }
 
 #[test]
@@ -58,7 +61,7 @@ fn cpu_time_of_children_nobody_waits_for_counts() {
     let hidden = job(["spin-unwaited", "3", "600000"]).opt("--cpu", "1s").run();
     hidden.expect_limit(Cause::CpuLimit, "cpu");
     let seen = job(["spin-unwaited", "3", "200"]).opt("--cpu", "60s").run().expect_clean();
-    assert!(seen.cpu() >= Duration::from_millis(580), "{seen}");
+    assert!(seen.cpu() >= Duration::from_millis(480), "{seen}");
 }
 
 #[test]
@@ -67,7 +70,7 @@ fn cpu_time_handed_from_process_to_process_counts() {
     let hidden = job(["spin-relay", "60", "50"]).opt("--cpu", "1s").run();
     hidden.expect_limit(Cause::CpuLimit, "cpu");
     let seen = job(["spin-relay", "6", "50"]).opt("--cpu", "60s").run().expect_clean();
-    assert!(seen.cpu() >= Duration::from_millis(290), "{seen}");
+    assert!(seen.cpu() >= Duration::from_millis(240), "{seen}");
 }
 
 #[test]

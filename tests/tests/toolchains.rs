@@ -114,8 +114,8 @@ fn rust_and_cargo_build_and_run() {
     let output = Command::new("rustc").args(["--print", "sysroot"]).output().expect("rustc is on the PATH");
     let sysroot = String::from_utf8(output.stdout).expect("UTF-8").trim().to_owned();
     assert!(!sysroot.is_empty(), "rustc names its sysroot");
-    let bind = format!("{sysroot}:/opt/rust");
-    let path = "PATH=/opt/rust/bin:/usr/local/bin:/usr/bin:/bin";
+    let bind = format!("{sysroot}:/rust");
+    let path = "PATH=/rust/bin:/usr/local/bin:/usr/bin:/bin";
     let source = "fn main() { std::thread::spawn(|| println!(\"rust\")).join().unwrap(); }\n";
     let options = [("--bind", bind.as_str()), ("--env", path)];
     assert_eq!(last_line(&build(&[("a.rs", source)], "rustc a.rs && ./a", &options)), "rust");
