@@ -10,7 +10,9 @@ use super::{on, Failed};
 
 pub(super) fn apply(prepared: &Prepared) -> Result<(), Failed> {
     for (index, target) in prepared.attach.iter().enumerate() {
-        // `0` names the writer, whatever its number in this PID namespace.
+        // `0` names the writer, whatever its number in this PID namespace. The file is `tasks`, not
+        // `cgroup.procs`: for the current thread alone the kernel need not stop every fork of the
+        // machine for an RCU grace period (cgroup_procs_write_start), which takes milliseconds.
         nix::unistd::write(target, b"0").map_err(on(index))?;
     }
     if prepared.cgroup_namespace {

@@ -248,8 +248,8 @@ impl Cgroup {
     pub fn attach_targets(&self) -> Result<Vec<OwnedFd>, Fault> {
         let open = |group: &Group| {
             let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
-            openat(group.fd.as_fd(), "cgroup.procs", flags, Mode::empty())
-                .map_err(|errno| fault("open", &group.path.join("cgroup.procs"), errno))
+            openat(group.fd.as_fd(), "tasks", flags, Mode::empty())
+                .map_err(|errno| fault("open", &group.path.join("tasks"), errno))
         };
         self.groups.iter().filter(|_| !self.v2).map(open).collect()
     }
