@@ -1,5 +1,6 @@
 //! `vmm-local run`: the whole life of one job.
 
+use autodriver_protocol::job::Input;
 use autodriver_protocol::Options;
 
 use super::report_file::ReportFile;
@@ -10,7 +11,7 @@ use crate::session::{perform, Assignment, Connection, Deadlines, Fault, Outcome,
 
 pub(super) fn run(args: RunArgs) -> Result<u8, String> {
     let deadlines = args.timeouts.deadlines();
-    let options = args.job.resolve().map_err(|fault| fault.message)?;
+    let options = with_stdin(args.job.resolve().map_err(|fault| fault.message)?)?;
     let quiet = options.quiet;
     let mut report = options.report.as_deref().map(ReportFile::open).transpose()?;
     let outcome = match Cancel::on_signals() {
@@ -21,6 +22,22 @@ pub(super) fn run(args: RunArgs) -> Result<u8, String> {
         report.write(&outcome.verdict.to_report())?;
     }
     Ok(conclude(&outcome, quiet))
+}
+
+/// Where the file of `--stdin` goes in the job directory: the machine may be another one, and
+/// has no path of ours.
+const STDIN: &str = ".stdin";
+
+fn with_stdin(mut options: Options) -> Result<Options, String> {
+    let Some(src) = options.stdin.take() else { return Ok(options) };
+    match std::fs::metadata(&src) {
+        Ok(file) if file.is_file() => {}
+        Ok(_) => return Err(format!("--stdin '{src}': not a regular file; give one, it is copied")),
+        Err(error) => return Err(format!("--stdin '{src}': {error}; give a file")),
+    }
+    options.inputs.push(Input { src, dest: Some(STDIN.to_owned()) });
+    options.stdin = Some(STDIN.to_owned());
+    Ok(options)
 }
 
 /// Makes a machine, runs the job on it, destroys it.

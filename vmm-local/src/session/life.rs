@@ -38,6 +38,8 @@ pub enum Bundle {
 /// All there is to do for one job.
 #[derive(Clone, Debug)]
 pub struct Assignment {
+    /// What the job is opened with.
+    pub open: Open,
     /// The document that is sent; what the host relies upon itself is always given in it.
     pub document: Options,
     /// What is put, in order.
@@ -66,7 +68,8 @@ impl Outcome {
 }
 
 impl Assignment {
-    /// From the options of `run`: inputs, outputs and report are the host's business.
+    /// From the options of `run`: inputs, outputs and report are the host's business. A relative
+    /// `stdin` is a file of the job directory.
     ///
     /// # Errors
     /// A [`Fault`] at [`Step::Prepare`]: an input that is missing, a glob that is none.
@@ -78,7 +81,9 @@ impl Assignment {
         Selection::globs(&globs).map_err(|error| Fault::here(Step::Prepare, &format!("--out: {error}")))?;
         let outputs = options.outputs.clone();
         let defaults = Options::defaults();
+        let open = Open { user: options.user.clone(), ..Open::default() };
         let document = Options {
+            user: None,
             inputs: Vec::new(),
             outputs: Vec::new(),
             wall: options.wall.or(defaults.wall),
@@ -88,7 +93,7 @@ impl Assignment {
             inodes: options.inodes.or(defaults.inodes),
             ..options
         };
-        Ok(Assignment { document, bundles, outputs })
+        Ok(Assignment { open, document, bundles, outputs })
     }
 
     /// The longest that the job itself may take.
@@ -175,7 +180,7 @@ struct Life<'a> {
 impl Life<'_> {
     /// The verdict, and what `closed` said if it came.
     fn lead(&mut self, connection: &mut Connection, sink: &mut Sink<'_>) -> (Verdict, Option<Restore>) {
-        let mut job = match Job::open(connection, &Open::default()) {
+        let mut job = match Job::open(connection, &self.assignment.open) {
             Ok(job) => job,
             Err(error) => return (Verdict::Fault(connection.fault(Step::Open, &error)), None),
         };

@@ -149,8 +149,7 @@ impl Verdict {
             Verdict::Fault(fault) => return fault.to_string(),
         };
         if let Some(fault) = &report.fault {
-            let remedy = fault.remedy.as_ref().map_or(String::new(), |remedy| format!(" ({remedy})"));
-            return text::printable(&format!("{}: {}{remedy}", report.cause.name(), fault.message));
+            return text::printable(&format!("{}: {}", report.cause.name(), fault.message));
         }
         let mut line = format!("{}, wall {}", self.summary(), micros(report.usage.wall_us));
         if let (Some(user), Some(system)) = (report.usage.cpu_user_us, report.usage.cpu_system_us) {
