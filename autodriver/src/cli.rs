@@ -31,6 +31,7 @@ enum Command {
 }
 
 #[derive(Debug, Args)]
+#[command(allow_negative_numbers = true)]
 struct RunArgs {
     /// A job document (JSON, - for stdin); options override its keys
     #[arg(long, value_name = "FILE")]

@@ -53,6 +53,8 @@ pub struct Plan {
     pub cwd: String,
     /// Where the job directory is, as the job sees it.
     pub home: String,
+    /// Where its temporary files go, as the job sees it.
+    pub tmp: String,
     /// The job's root file system on this machine.
     pub root: String,
     /// Paths shown to the job besides it.
@@ -120,7 +122,6 @@ pub fn plan(options: Options, facts: &Facts) -> Result<Plan, Refusal> {
     let layers = layers(facts, &skip);
     check_requirements(&options, &layers, &skip)?;
 
-    let home = if skip(Layer::MountNamespace) { String::new() } else { JOB_DIRECTORY.to_owned() };
     let root = options.root.clone().unwrap_or_else(|| "/".to_owned());
     if !root.starts_with('/') {
         return Err(Refusal(format!("--root '{root}': must be an absolute path")));
@@ -154,7 +155,8 @@ pub fn plan(options: Options, facts: &Facts) -> Result<Plan, Refusal> {
         argv: arguments(&options.command)?,
         env: environment(&options),
         cwd: options.cwd.clone().unwrap_or_default(),
-        home,
+        home: JOB_DIRECTORY.to_owned(),
+        tmp: "/tmp".to_owned(),
         root,
         binds: options.bind.clone(),
         hostname,
@@ -172,11 +174,16 @@ pub fn plan(options: Options, facts: &Facts) -> Result<Plan, Refusal> {
         on_output: options.on_output.unwrap_or_default(),
         split: options.split,
         timestamps: options.timestamps,
-        rlimits: rlimits(&options, pids),
+        // One more than the cgroup allows, so that it is the cgroup that refuses, and counts.
+        rlimits: rlimits(&options, if enforces(&layers, Layer::Pids) { pids + 1 } else { pids }),
         abi32: options.abi32,
         host_network,
         layers,
     })
+}
+
+fn enforces(layers: &[LayerReport], layer: Layer) -> bool {
+    layers.iter().any(|report| report.name == layer && report.state == LayerState::Enforced)
 }
 
 /// Less than this cannot hold the pages of any program: execve would be killed.

@@ -1,7 +1,7 @@
 //! Putting the machine back, and looking whether it is: after each job, and after a driver that
 //! was killed. Nothing is said to be restored that was not looked at.
 
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use autodriver_protocol::report::Leftover;
@@ -54,12 +54,13 @@ pub fn look(uid: u32, alone: bool) -> Vec<Leftover> {
 
 /// Mounts of ours in the driver's mount namespace: there are none unless something failed.
 fn mounts(uid: u32) -> Vec<Leftover> {
-    let place = uids::mount_point(uid);
+    let places = [uids::mount_point(uid), uids::shown_point(uid)];
     let mountinfo = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
     let points =
         mountinfo.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
-    let ours = points.map(unescape).filter(|point| *point == place.as_bytes());
-    ours.map(|_| leftover("mount", place.clone())).collect()
+    let points: Vec<Vec<u8>> = points.map(unescape).collect();
+    let is_mounted = |place: &String| points.iter().any(|point| point == place.as_bytes());
+    places.into_iter().filter(|place| is_mounted(place)).map(|place| leftover("mount", place)).collect()
 }
 
 /// Keys that count against the uid: proc_key-users(5).
@@ -155,7 +156,7 @@ pub fn restore(hierarchy: &Hierarchy) -> Result<Restored, Fault> {
                 left.push(leftover("cgroup", format!("{}: {errno}", path.display())));
             }
         }
-        left.extend(remove_mount_point(uid));
+        left.extend(remove_mount_points(uid));
         left.extend(look(uid, false));
         restored.cleared.push(uid);
         restored.leftovers.extend(left);
@@ -173,11 +174,16 @@ fn sweep_if_ours(uid: u32) -> Vec<Leftover> {
     }
 }
 
-fn remove_mount_point(uid: u32) -> Option<Leftover> {
-    let place = uids::mount_point(uid);
-    if !Path::new(&place).exists() {
-        return None;
-    }
-    let _ = nix::mount::umount2(place.as_str(), nix::mount::MntFlags::MNT_DETACH);
-    std::fs::remove_dir(&place).err().map(|error| leftover("mount", format!("{place}: {error}")))
+fn remove_mount_points(uid: u32) -> Vec<Leftover> {
+    let remove = |place: String| {
+        // Not ours unless root made it: /tmp is everybody's.
+        let made_by_root =
+            std::fs::symlink_metadata(&place).is_ok_and(|file| file.is_dir() && file.uid() == 0);
+        if !made_by_root {
+            return None;
+        }
+        let _ = nix::mount::umount2(place.as_str(), nix::mount::MntFlags::MNT_DETACH);
+        std::fs::remove_dir(&place).err().map(|error| leftover("mount", format!("{place}: {error}")))
+    };
+    [uids::mount_point(uid), uids::shown_point(uid)].into_iter().filter_map(remove).collect()
 }

@@ -145,7 +145,8 @@ impl Request {
             let fault = |why: String| Fault::refused(Step::Transfer, format!("copy --in {}", input.src), why);
             let source = std::fs::metadata(&input.src).map_err(|error| fault(error.to_string()))?;
             let (dest, is_file) = (input.dest.as_deref().unwrap_or(""), !source.is_dir());
-            let name = destination(input, dest, is_file).map_err(|why| fault(why.to_owned()))?;
+            let name =
+                destination(input, dest, is_file).map_err(|why| fault(format!("to '{dest}': {why}")))?;
             let mut worker = transfer::start(&Task::Unpack(accept), slot.storage().job(), slot.uid())?;
             let Some(stream) = worker.stream.take() else { continue };
             let packed = match is_file {

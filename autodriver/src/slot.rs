@@ -15,7 +15,7 @@ use crate::sandbox::accounts::{Account, AccountFiles};
 use crate::sandbox::cgroup::{Cgroup, Limits};
 use crate::sandbox::prepare::Ground;
 use crate::sandbox::spawn::spawn;
-use crate::sandbox::storage::Storage;
+use crate::sandbox::storage::{Shown, Storage};
 use crate::supervise::verdict::judge;
 use crate::supervise::{Job, Outcome};
 use crate::uids::{self, Lease};
@@ -24,6 +24,7 @@ use crate::uids::{self, Lease};
 #[derive(Debug)]
 pub struct Slot {
     // In the order in which they are given back: the uid last.
+    shown: Option<Shown>,
     storage: Storage,
     lease: Lease,
     /// Something of an earlier job of this slot is still there.
@@ -42,8 +43,9 @@ impl Slot {
             User::Uid(uid) => lease_user(*uid)?,
             User::Name(name) => lease_user(files.uid_of(name)?)?,
         };
-        let storage = Storage::create(lease.uid, bytes, inodes)?;
-        Ok(Slot { storage, lease, leftovers: Vec::new() })
+        let storage = Storage::create(lease.uid)?;
+        storage.limit(bytes, inodes)?;
+        Ok(Slot { shown: None, storage, lease, leftovers: Vec::new() })
     }
 
     /// The uid of its jobs.
@@ -61,12 +63,19 @@ impl Slot {
     /// # Errors
     /// What could not be made; nothing is left of it.
     pub fn start(
-        &self,
-        plan: Plan,
+        &mut self,
+        mut plan: Plan,
         facts: &Facts,
         requested: Instant,
         stdin: Option<OwnedFd>,
     ) -> Result<Job, Fault> {
+        self.storage.make_room()?;
+        if !plan.applies(Layer::MountNamespace) {
+            let shown = self.storage.show(self.lease.uid)?;
+            plan.home = format!("{}/job", shown.0);
+            plan.tmp = format!("{}/tmp", shown.0);
+            self.shown = Some(shown);
+        }
         let files = AccountFiles::read(&plan.root);
         let account = Account { name: files.name_of(self.lease.uid), uid: self.lease.uid };
         let applies = |layer| plan.applies(layer);
@@ -98,6 +107,7 @@ impl Slot {
     pub fn conclude(&mut self, outcome: Outcome) -> Report {
         let started = Instant::now();
         let Outcome { happened, account, cgroup, output, plan, setup, wall, run } = outcome;
+        self.shown = None;
         let mut leftovers = remove_cgroup(cgroup);
         leftovers.extend(look(self.lease.uid, plan.applies(Layer::IpcNamespace)));
         self.leftovers.extend(leftovers.iter().cloned());
@@ -130,7 +140,8 @@ impl Slot {
 
     /// Gives everything back; what is left.
     pub fn close(self) -> Vec<Leftover> {
-        let Slot { storage, lease, mut leftovers } = self;
+        let Slot { shown, storage, lease, mut leftovers } = self;
+        drop(shown);
         drop(storage);
         let uid = lease.uid;
         drop(lease);

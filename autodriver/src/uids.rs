@@ -121,6 +121,11 @@ pub fn mount_point(uid: u32) -> String {
     format!("{DIRECTORY}/{uid}.storage")
 }
 
+/// Where the storage is shown to a job that has no mount namespace of its own.
+pub fn shown_point(uid: u32) -> String {
+    format!("/tmp/autodriver-{uid}")
+}
+
 /// The uid whose trace a name in the state directory is.
 pub fn uid_of_trace(name: &std::ffi::OsStr) -> Option<u32> {
     let name = name.to_str()?;

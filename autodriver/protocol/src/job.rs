@@ -329,7 +329,7 @@ pub struct Options {
     #[arg(long, value_name = "B")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memlock: Option<Size>,
-    /// RLIMIT_NPROC: processes and threads of the job's uid (default: as --pids)
+    /// RLIMIT_NPROC: processes and threads of the job's uid (default: just above --pids)
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nproc: Option<u64>,
@@ -462,6 +462,10 @@ impl Options {
                 text.len()
             )));
         }
+        // A sequence of values in the order of the fields would be taken as well.
+        if text.trim_ascii_start().first().is_some_and(|byte| *byte != b'{') {
+            return Err(BadForm("job document: expected an object, {...}".to_owned()));
+        }
         serde_json::from_slice(text).map_err(|error| BadForm(format!("job document: {error}")))
     }
 }
@@ -484,7 +488,8 @@ mod tests {
             (r#"{"skip": ["firewall"]}"#, "firewall"),
             (r#"{"env": {"A=B\u0000": "x"}}"#, "NAME=VALUE"),
             (r#"{"net": "lan"}"#, "lan"),
-            (r#"[1]"#, "job document"),
+            (r#"[]"#, "expected an object"),
+            (r#"[["make"]]"#, "expected an object"),
             (r#"{} x"#, "trailing"),
             ("", "EOF"),
         ] {

@@ -13,6 +13,7 @@ use super::storage::Storage;
 use crate::fault::{errno_of, Fault, Step};
 use crate::plan::{Plan, JOB_DIRECTORY};
 use crate::sys::mount::attr;
+use autodriver_protocol::Layer;
 
 /// Directories at the top of the machine's root that the job sees empty: other people's files,
 /// sockets of daemons, devices, kernel objects.
@@ -26,7 +27,8 @@ pub(super) const ACCOUNT_FILES: [&str; 2] = ["passwd", "group"];
 
 /// The layout, and what Landlock allows in it.
 pub(super) struct Layout {
-    pub(super) root: Root,
+    /// `None` without a mount namespace.
+    pub(super) root: Option<Root>,
     pub(super) paths: Vec<(String, PathAccess)>,
 }
 
@@ -68,6 +70,9 @@ fn top(plan: &Plan) -> Result<Vec<(String, Option<std::path::PathBuf>)>, Fault> 
 
 /// Puts the frame into the storage and makes the table.
 pub(super) fn layout(plan: &Plan, storage: &Storage) -> Result<Layout, Fault> {
+    if !plan.applies(Layer::MountNamespace) {
+        return Ok(Layout { root: None, paths: machine_paths(plan)? });
+    }
     let mut mounts = Vec::new();
     let mut paths = vec![("/".to_owned(), PathAccess::List)];
     let point = |path: &str, directory: bool| {
@@ -103,7 +108,22 @@ pub(super) fn layout(plan: &Plan, storage: &Storage) -> Result<Layout, Fault> {
         bind_entry(bind, plan, storage, &mut mounts, &mut paths)?;
     }
     let frame = storage.part(c"root").map_err(fault("clone the job's root"))?;
-    Ok(Layout { root: Root { frame, mounts }, paths })
+    Ok(Layout { root: Some(Root { frame, mounts }), paths })
+}
+
+/// Without a mount namespace the job sees the machine; Landlock still says where it may go.
+fn machine_paths(plan: &Plan) -> Result<Vec<(String, PathAccess)>, Fault> {
+    let shown = |name: &String| !OWN.contains(&name.as_str()) && !HIDDEN.contains(&name.as_str());
+    let machine = top(plan)?.into_iter().filter(|(name, target)| target.is_none() && shown(name));
+    let machine = machine.map(|(name, _)| (format!("/{name}"), PathAccess::Read));
+    let own = [
+        ("/".to_owned(), PathAccess::List),
+        ("/dev".to_owned(), PathAccess::Devices),
+        ("/proc".to_owned(), PathAccess::Processes),
+        (plan.home.clone(), PathAccess::Write),
+        (plan.tmp.clone(), PathAccess::Write),
+    ];
+    Ok(own.into_iter().chain(machine).collect())
 }
 
 fn accounts(plan: &Plan, storage: &Storage, mounts: &mut Vec<Entry>) -> Result<(), Fault> {

@@ -190,7 +190,7 @@ pub fn prepare(ground: Ground<'_>) -> Result<Ready, Fault> {
         cgroup_namespace: applies(Layer::CgroupNamespace),
         pid_namespace: applies(Layer::PidNamespace),
         init_drops: applies(Layer::Identity),
-        root: applies(Layer::MountNamespace).then_some(layout.root),
+        root: layout.root,
         loopback: applies(Layer::NetworkNamespace),
         hostname: applies(Layer::UtsNamespace).then(|| plan.hostname.clone()),
         rlimits: if applies(Layer::Rlimits) { plan.rlimits.clone() } else { Vec::new() },
@@ -236,7 +236,7 @@ fn environment(plan: &Plan, account: &Account) -> Vec<(String, String)> {
         ("HOME", plan.home.as_str()),
         ("USER", &account.name),
         ("LOGNAME", &account.name),
-        ("TMPDIR", "/tmp"),
+        ("TMPDIR", &plan.tmp),
     ];
     let own = own.map(|(name, value)| (name.to_owned(), value.to_owned()));
     let mut variables: Vec<(String, String)> = Vec::new();

@@ -72,12 +72,11 @@ fn text(number: u64) -> CString {
 }
 
 impl Storage {
-    /// Makes the storage for the job of `uid`. `bytes` and `inodes` are for the job; the frame
-    /// comes on top. 0 means no limit.
+    /// Makes the storage for the job of `uid`, without a limit of its own yet.
     ///
     /// # Errors
     /// Which part could not be made, and why.
-    pub fn create(uid: u32, bytes: u64, inodes: u64) -> Result<Storage, Fault> {
+    pub fn create(uid: u32) -> Result<Storage, Fault> {
         let fault = |what: &str| {
             let object = format!("make the job's storage: {what}");
             move |errno| Fault::new(Step::Storage, object, errno)
@@ -86,11 +85,6 @@ impl Storage {
         let set = |key: &CStr, value: &CStr| context.set(key, value);
         set(c"mode", c"0755").map_err(fault("mode"))?;
         set(c"source", c"autodriver").map_err(fault("source"))?;
-        // The frame is counted and added once it is there, by `limit`.
-        let frame = if bytes == 0 { 0 } else { FRAME_BYTES };
-        set(c"size", &text(bytes + frame)).map_err(fault("size"))?;
-        set(c"nr_inodes", &text(if inodes == 0 { 0 } else { inodes + FRAME_INODES }))
-            .map_err(fault("nr_inodes"))?;
         let mount = context.mount(mount::attr::NOSUID).map_err(fault("fsmount"))?;
         let attached = match mount::clone_tree(mount.as_fd(), c"", false) {
             Err(Errno::EINVAL) => Some(attach_privately(&mount, uid).map_err(fault("attach"))?),
@@ -179,7 +173,29 @@ impl Storage {
     /// # Errors
     /// Those of symlink(2).
     pub fn link(&self, name: &Path, target: &Path) -> Result<(), Errno> {
-        symlinkat(target, &open_directory(self.mount.as_fd(), "root")?, name)
+        match symlinkat(target, &open_directory(self.mount.as_fd(), "root")?, name) {
+            // From an earlier job of the same slot.
+            Err(Errno::EEXIST) => Ok(()),
+            made => made,
+        }
+    }
+
+    /// Shows the storage on the machine itself, to a job that has no mount namespace of its own.
+    ///
+    /// # Errors
+    /// Why it could not be mounted.
+    pub fn show(&self, uid: u32) -> Result<Shown, Fault> {
+        let place = crate::uids::shown_point(uid);
+        let fault = |errno| Fault::new(Step::Storage, format!("mount the job's storage on {place}"), errno);
+        // A directory that is there already may be a trap of another user: /tmp is everybody's.
+        mkdirat(AT_FDCWD, place.as_str(), Mode::from_bits_truncate(0o755)).map_err(fault)?;
+        let shown = Shown(place.clone());
+        let mount = mount::clone_tree(self.mount.as_fd(), c"", false).map_err(fault)?;
+        mount::set_attributes(mount.as_fd(), mount::attr::NOSUID | mount::attr::NODEV, false)
+            .map_err(fault)?;
+        let path = CString::new(place.clone()).map_err(|_| fault(Errno::EINVAL))?;
+        mount::attach(mount.as_fd(), AT_FDCWD, &path).map_err(fault)?;
+        Ok(shown)
     }
 
     /// What is used and left now.
@@ -194,6 +210,17 @@ impl Storage {
         })
     }
 
+    /// Makes sure that the frame of the next job finds room, whatever the last one filled.
+    ///
+    /// # Errors
+    /// As [`Storage::limit`].
+    pub fn make_room(&self) -> Result<(), Fault> {
+        match self.usage() {
+            Some(left) if left.bytes_left >= FRAME_BYTES && left.inodes_left >= FRAME_INODES => Ok(()),
+            _ => self.limit(FRAME_BYTES, FRAME_INODES),
+        }
+    }
+
     /// Lets the job write `bytes` and make `inodes` beyond what is there now; 0 means no limit.
     ///
     /// # Errors
@@ -202,7 +229,8 @@ impl Storage {
         let fault =
             |errno| Fault::new(Step::Storage, format!("limit the job's storage to {bytes} bytes"), errno);
         let used = self.usage().ok_or(Errno::EIO).map_err(fault)?;
-        let sum = |limit: u64, used: u64| text(if limit == 0 { 0 } else { limit + used });
+        // Not the 0 of tmpfs: from that there is no way back to a limit.
+        let sum = |limit: u64, used: u64| text(if limit == 0 { UNLIMITED } else { limit + used });
         let context = FsContext::pick(self.mount.as_fd()).map_err(fault)?;
         context.set(c"size", &sum(bytes, used.bytes)).map_err(fault)?;
         context.set(c"nr_inodes", &sum(inodes, used.inodes)).map_err(fault)?;
@@ -229,6 +257,17 @@ fn attach_privately(mount: &OwnedFd, uid: u32) -> Result<String, Errno> {
     Ok(place)
 }
 
+/// The storage, mounted where everybody sees it; unmounted when dropped.
+#[derive(Debug)]
+pub struct Shown(pub String);
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        let _ = umount2(self.0.as_str(), MntFlags::MNT_DETACH);
+        let _ = unlinkat(AT_FDCWD, self.0.as_str(), UnlinkatFlags::RemoveDir);
+    }
+}
+
 impl Drop for Storage {
     fn drop(&mut self) {
         if let Some(place) = &self.attached {
@@ -238,10 +277,12 @@ impl Drop for Storage {
     }
 }
 
-/// Room for the frame until [`Storage::limit`] counts it: more than it ever is.
-const FRAME_BYTES: u64 = 4 << 20;
+/// More than the frame ever takes.
+const FRAME_BYTES: u64 = 1 << 20;
 /// As [`FRAME_BYTES`].
 const FRAME_INODES: u64 = 4096;
+/// More than any machine has.
+const UNLIMITED: u64 = 1 << 50;
 
 fn make_directory(at: BorrowedFd<'_>, name: &str, mode: u32) -> Result<(), Errno> {
     mkdirat(at, name, Mode::from_bits_truncate(mode))

@@ -288,10 +288,14 @@ impl Job {
             }
             Phase::Running => {
                 let limits = self.limits.as_mut();
-                if let Some(cause) =
-                    limits.and_then(|limits| limits.check(now, &self.plan, &self.cgroup, storage))
-                {
-                    self.end(cause, now);
+                match limits.and_then(|limits| limits.check(now, &self.plan, &self.cgroup, storage)) {
+                    // At the end there may be room again: files without a name die with the job.
+                    Some(Cause::DiskLimit) => {
+                        self.note_fullness(storage);
+                        self.end(Cause::DiskLimit, now);
+                    }
+                    Some(cause) => self.end(cause, now),
+                    None => {}
                 }
             }
             Phase::Terminating { until } if now >= until => self.die(now),
@@ -299,6 +303,12 @@ impl Job {
             Phase::Dying { .. } => self.kill(),
             _ => {}
         }
+    }
+
+    fn note_fullness(&mut self, storage: &Storage) {
+        let (disk, inodes) = limits::full(storage.usage(), &self.plan);
+        self.happened.disk_full |= disk;
+        self.happened.inodes_full |= inodes;
     }
 
     /// When [`Job::tick`] must be called at the latest.
@@ -331,9 +341,7 @@ impl Job {
     /// The end: what is left to deliver of each stream, and everything for the report.
     pub fn finish(mut self, storage: &Storage) -> ([Vec<u8>; 2], Outcome) {
         let account = self.cgroup.account();
-        let (disk_full, inodes_full) = limits::full(storage.usage(), &self.plan);
-        self.happened.disk_full = disk_full;
-        self.happened.inodes_full = inodes_full;
+        self.note_fullness(storage);
         self.happened.oom_killed = account.oom_kills > 0;
         self.happened.forks_refused = account.forks_refused > 0;
         self.happened.output_over = self.output_is_over();
