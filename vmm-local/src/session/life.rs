@@ -103,10 +103,10 @@ impl Assignment {
         time(self.document.wall) + time(self.document.grace)
     }
 
-    /// The most that a job can have written, so the most there is to get.
-    fn get_limits(&self) -> Limits {
-        let bytes = self.document.disk.map_or(0, |size| size.0);
-        Limits { entries: self.document.inodes.unwrap_or(0), bytes }
+    /// The most there is to get: what was put, and what a job can have written beside it.
+    fn get_limits(&self, put: Limits) -> Limits {
+        let bytes = self.document.disk.map_or(0, |size| size.0).saturating_add(put.bytes);
+        Limits { entries: self.document.inodes.unwrap_or(0).saturating_add(put.entries), bytes }
     }
 }
 
@@ -204,12 +204,15 @@ impl Life<'_> {
     }
 
     fn work(&mut self, job: &mut Job<'_>, sink: &mut Sink<'_>) -> Result<(), (Step, SessionError)> {
+        let mut put = Limits { entries: 0, bytes: 0 };
         for bundle in &self.assignment.bundles {
             let sent = job.put(|out| bundle.pack(out)).map_err(|error| (Step::Put, error))?;
             if let Some(what) = skipped(&sent, "copied in") {
                 // A job on half of its files would be graded for the other half.
                 return Err((Step::Put, SessionError::Incomplete(what)));
             }
+            put.entries = put.entries.saturating_add(sent.entries);
+            put.bytes = put.bytes.saturating_add(sent.bytes);
         }
         let assignment = self.assignment;
         let report = job.run(&assignment.document, assignment.limit(), sink);
@@ -218,7 +221,7 @@ impl Life<'_> {
             return Ok(());
         }
         for output in &assignment.outputs {
-            let got = fetch(job, output, assignment.get_limits()).map_err(|error| (Step::Get, error))?;
+            let got = fetch(job, output, assignment.get_limits(put)).map_err(|error| (Step::Get, error))?;
             self.notes.extend(skipped(&got, "copied out"));
             if got.entries == 0 && got.skipped_count == 0 {
                 self.notes.push(format!("--out '{}' matched no file", text::printable(&output.glob)));
