@@ -23,7 +23,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run one job, here and now
-    Run(RunArgs),
+    #[command(allow_negative_numbers = true)]
+    Run(Box<RunArgs>),
     /// Speak the protocol on stdin and stdout
     Serve,
     /// Remove what a killed driver left behind
@@ -31,7 +32,6 @@ enum Command {
 }
 
 #[derive(Debug, Args)]
-#[command(allow_negative_numbers = true)]
 struct RunArgs {
     /// A job document (JSON, - for stdin); options override its keys
     #[arg(long, value_name = "FILE")]

@@ -13,7 +13,7 @@ use nix::fcntl::{openat2, OFlag, OpenHow, ResolveFlag};
 
 use crate::facts::Facts;
 use crate::fault::{Fault, Step};
-use crate::plan::{plan, Plan};
+use crate::plan::{self, plan, Plan};
 use crate::poller::{Interest, Poller};
 use crate::run::ENTRIES_MAX;
 use crate::slot::{setup_failed, Slot};
@@ -269,6 +269,7 @@ impl Session {
         let requested = Instant::now();
         let bad = |why: String| (ErrorCode::BadRequest, why);
         let mut options = Options::from_json(payload).map_err(|error| bad(error.to_string()))?;
+        plan::user(options.user.as_deref()).map_err(|refusal| bad(refusal.0))?;
         check_keys(&options).map_err(bad)?;
         let stdin = options.stdin.take_if(|path| !path.starts_with('/'));
         let stdin =
@@ -336,14 +337,16 @@ impl Session {
     pub fn wake(&mut self, wakeup: Wakeup, poller: &Poller, wire: &mut Wire, id: u32) {
         match (&mut self.activity, wakeup) {
             (Activity::Running { job, .. }, Wakeup::Source(source)) => {
-                if !job.ready(source, Instant::now(), self.slot.storage()) {
+                let watch_on = job.ready(source, Instant::now(), self.slot.storage());
+                if !watch_on {
                     job.fd(source).into_iter().for_each(|fd| poller.remove(fd));
                 }
             }
             (Activity::Putting(put), Wakeup::Stream) => put.push(poller),
             (Activity::Getting(transfer), Wakeup::Stream) => read_stream(transfer, poller, wire, id),
             (Activity::Putting(Put { transfer, .. }) | Activity::Getting(transfer), Wakeup::Ending) => {
-                if transfer.worker.listen() {
+                let ended = transfer.worker.listen();
+                if ended {
                     self.transfer_ended(poller, wire, id);
                 }
             }

@@ -95,6 +95,14 @@ impl Outcome {
         found.unwrap_or_else(|| panic!("layer {layer} is not in the report: {self}"))
     }
 
+    /// The version of Landlock that is in force: older kernels restrict less, and the tests
+    /// expect exactly that less of them.
+    #[track_caller]
+    pub fn landlock_abi(&self) -> u32 {
+        let by = self.layer(Layer::Landlock).by.as_deref().and_then(|by| by.strip_prefix("ABI "));
+        by.and_then(|abi| abi.parse().ok()).unwrap_or_else(|| panic!("Landlock is not in force: {self}"))
+    }
+
     /// Fails unless the job exited with `code` by itself and the machine was put back.
     #[track_caller]
     pub fn expect_exit(self, code: i32) -> Outcome {

@@ -208,7 +208,7 @@ fn limits_of_a_process_have_the_documented_defaults() {
         "memlock 65536 65536",
         "msgqueue 0 0",
         "nofile 1024 1024",
-        "nproc 128 128",
+        "nproc 129 129",
         "sigpending 1024 1024",
         "stack 8388608 8388608",
     ] {

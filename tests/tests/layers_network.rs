@@ -47,7 +47,8 @@ fn without_the_namespace_landlock_refuses_tcp() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a server");
     let address = listener.local_addr().expect("its address").to_string();
     let outcome = job(["tcp", &address]).opt("--skip", "network-namespace").run().expect_clean();
-    assert_eq!(outcome.text(), "errno EACCES");
+    let expected = if outcome.landlock_abi() >= 4 { "errno EACCES" } else { "ok" };
+    assert_eq!(outcome.text(), expected, "{outcome}");
 }
 
 #[test]
@@ -58,7 +59,8 @@ fn abstract_sockets_of_the_machine_cannot_be_reached() {
     expect(&["abstract", &name], "errno ECONNREFUSED");
     // With the machine's network the name is visible; Landlock's scope refuses it.
     let outcome = job(["abstract", &name]).opt("--net", "host").run().expect_clean();
-    assert_eq!(outcome.text(), "errno EPERM");
+    let expected = if outcome.landlock_abi() >= 6 { "errno EPERM" } else { "ok" };
+    assert_eq!(outcome.text(), expected, "{outcome}");
     let twin = job(["abstract", &name]).opt("--net", "host").opt("--skip", "landlock").run().expect_clean();
     assert_eq!(twin.text(), "ok");
 }

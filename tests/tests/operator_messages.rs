@@ -59,7 +59,6 @@ fn unknown_options_and_commands_are_named() {
     driver(["run", "--walll", "1s"]).expect_refusal(&["--walll"]);
     driver(["rn"]).expect_refusal(&["rn"]);
     driver(["serve", "now"]).expect_refusal(&["now"]);
-    driver(["check", "--require", "moat"]).expect_refusal(&["moat"]);
 }
 
 #[test]

@@ -201,6 +201,15 @@ impl Cgroup {
     }
 }
 
+/// Splits a sum that is exact by two parts that the kernel only samples, as it does itself for v2
+/// (cputime_adjust).
+fn split(sum: Option<u64>, user: Option<u64>, system: Option<u64>) -> (Option<u64>, Option<u64>) {
+    let (Some(sum), Some(user), Some(system)) = (sum, user, system) else { return (None, None) };
+    let share = u128::from(sum) * u128::from(user) / u128::from((user + system).max(1));
+    let user = u64::try_from(share).unwrap_or(sum);
+    (Some(user), Some(sum - user))
+}
+
 /// Some files exist only with certain kernel options.
 fn missing_is_fine(result: Result<(), Fault>) -> Result<(), Fault> {
     match result {
@@ -299,14 +308,16 @@ impl Cgroup {
         let mut account = Account { oom_kills: self.oom_kills(), ..Account::default() };
         if let Some(dir) = self.of(|group| group.cpuacct) {
             let stat = read(dir, "cpu.stat").filter(|_| self.v2).unwrap_or_default();
-            account.cpu_user_us = match self.v2 {
-                true => field(&stat, "user_usec"),
-                false => number(dir, "cpuacct.usage_user").map(|ns| ns / 1000),
+            let (user, system) = match self.v2 {
+                true => (field(&stat, "user_usec"), field(&stat, "system_usec")),
+                false => split(
+                    number(dir, "cpuacct.usage").map(|ns| ns / 1000),
+                    number(dir, "cpuacct.usage_user"),
+                    number(dir, "cpuacct.usage_sys"),
+                ),
             };
-            account.cpu_system_us = match self.v2 {
-                true => field(&stat, "system_usec"),
-                false => number(dir, "cpuacct.usage_sys").map(|ns| ns / 1000),
-            };
+            account.cpu_user_us = user;
+            account.cpu_system_us = system;
         }
         if let Some(dir) = self.of(|group| group.memory) {
             account.memory_peak =

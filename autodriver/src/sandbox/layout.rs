@@ -200,10 +200,10 @@ fn bind_entry(
             storage.mount_point(part, Path::new(rest), source.is_dir()).map_err(fault(what.clone()))?;
         }
         // What the machine shows is read-only: the destination must exist there.
-        None if shown => drop(
-            std::fs::metadata(Path::new(&plan.root).join(dest))
-                .map_err(|error| fault(what.clone())(errno_of(&error)))?,
-        ),
+        None if shown => {
+            let target = std::fs::metadata(Path::new(&plan.root).join(dest));
+            target.map_err(|error| fault(what.clone())(errno_of(&error)))?;
+        }
         None => storage.mount_point("root", Path::new(dest), source.is_dir()).map_err(fault(what.clone()))?,
     }
     let kind = MountKind::Bind { source: c_path(&bind.src)?, writable: bind.writable };
