@@ -44,16 +44,16 @@ pub fn remove_cgroup(mut cgroup: Cgroup) -> Vec<Leftover> {
 /// What of a uid's is still on the machine, outside its cgroup. `alone` says that the job had the
 /// IPC namespace to itself, so that the machine's own objects cannot be its.
 pub fn look(uid: u32, alone: bool) -> Vec<Leftover> {
-    let mut found = mounts(uid);
-    found.extend(keys(uid));
+    let mut found: Vec<Leftover> = keys(uid).into_iter().collect();
     if !alone {
         found.extend(ipc(uid).into_iter().map(|(kind, id)| leftover("ipc", format!("{kind} {id}"))));
     }
     found
 }
 
-/// Mounts of ours in the driver's mount namespace: there are none unless something failed.
-fn mounts(uid: u32) -> Vec<Leftover> {
+/// Mounts for this uid in the driver's mount namespace: once its slot is closed there are none,
+/// unless something failed.
+pub fn mounts(uid: u32) -> Vec<Leftover> {
     let places = [uids::mount_point(uid), uids::shown_point(uid)];
     let mountinfo = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
     let points =
@@ -158,6 +158,7 @@ pub fn restore(hierarchy: &Hierarchy) -> Result<Restored, Fault> {
         }
         left.extend(remove_mount_points(uid));
         left.extend(look(uid, false));
+        left.extend(mounts(uid));
         restored.cleared.push(uid);
         restored.leftovers.extend(left);
         drop(lease);

@@ -10,7 +10,7 @@ use autodriver_protocol::Layer;
 use crate::facts::Facts;
 use crate::fault::{Fault, Step};
 use crate::plan::{Plan, User};
-use crate::restore::{look, remove_cgroup};
+use crate::restore::{look, mounts, remove_cgroup};
 use crate::sandbox::accounts::{Account, AccountFiles};
 use crate::sandbox::cgroup::{Cgroup, Limits};
 use crate::sandbox::prepare::Ground;
@@ -144,6 +144,7 @@ impl Slot {
         drop(shown);
         drop(storage);
         let uid = lease.uid;
+        leftovers.extend(mounts(uid));
         drop(lease);
         let trace = format!("{}/{uid}", uids::DIRECTORY);
         if std::path::Path::new(&trace).exists() && !uids::is_leased(uid) {

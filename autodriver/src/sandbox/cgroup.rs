@@ -2,7 +2,7 @@
 //!
 //! Applied by the driver around the job: made before it, entered by the job alone (init stays
 //! outside, so that neither limit nor account has to make an exception for it), removed after it.
-//! Each directory is `autodriver/<uid>` below the place the facts name; since a uid is leased to
+//! Each directory is `autodriver-<uid>` below the place the facts name; since a uid is leased to
 //! one job, so is the directory. Kernel documents: cgroup-v2.rst, cgroup-v1/{memory,pids,cpuacct}.rst.
 
 use std::fmt::Display;
@@ -21,8 +21,12 @@ use crate::facts::Hierarchy;
 use crate::fault::{Fault, Step};
 use crate::sys::process::{pidfd_open, pidfd_send_signal};
 
-/// The directory that holds those of the jobs.
-const PARENT: &str = "autodriver";
+/// What the directories are called, before the uid.
+const PREFIX: &str = "autodriver-";
+
+fn directory_name(uid: u32) -> String {
+    format!("{PREFIX}{uid}")
+}
 
 /// What the kernel shall enforce; `None` leaves the layer out.
 #[derive(Clone, Copy, Debug)]
@@ -93,13 +97,13 @@ fn places(hierarchy: &Hierarchy) -> Vec<(PathBuf, bool, bool, bool)> {
 
 /// Every directory that a job with this uid has, or had.
 pub fn directories(hierarchy: &Hierarchy, uid: u32) -> Vec<PathBuf> {
-    places(hierarchy).into_iter().map(|(place, ..)| place.join(PARENT).join(uid.to_string())).collect()
+    places(hierarchy).into_iter().map(|(place, ..)| place.join(directory_name(uid))).collect()
 }
 
 /// The uids of which a directory exists.
 pub fn uids_present(hierarchy: &Hierarchy) -> Vec<u32> {
-    let entries = |place: &Path| std::fs::read_dir(place.join(PARENT)).into_iter().flatten().flatten();
-    let uid = |entry: std::fs::DirEntry| entry.file_name().to_str().and_then(|name| name.parse().ok());
+    let uid = |entry: std::fs::DirEntry| entry.file_name().to_str()?.strip_prefix(PREFIX)?.parse().ok();
+    let entries = |place: &Path| std::fs::read_dir(place).into_iter().flatten().flatten();
     let mut uids: Vec<u32> =
         places(hierarchy).iter().flat_map(|(place, ..)| entries(place).filter_map(uid)).collect();
     uids.sort_unstable();
@@ -150,31 +154,24 @@ impl Cgroup {
     }
 
     fn make_directory(&self, place: &Path, uid: u32) -> Result<(PathBuf, OwnedFd), Fault> {
-        let parent = place.join(PARENT);
-        let path = parent.join(uid.to_string());
-        // Another driver may remove the parent, being empty, at any moment: start again.
-        for _ in 0..100 {
-            match mkdirat(AT_FDCWD, &path, Mode::from_bits_truncate(0o755)) {
-                Ok(()) => {
-                    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-                    let fd = openat(AT_FDCWD, &path, flags, Mode::empty());
-                    return Ok((path.clone(), fd.map_err(|errno| fault("open", &path, errno))?));
-                }
-                Err(Errno::ENOENT) => match mkdirat(AT_FDCWD, &parent, Mode::from_bits_truncate(0o755)) {
-                    Ok(()) | Err(Errno::EEXIST) if self.v2 => delegate(place, &parent)?,
-                    Ok(()) | Err(Errno::EEXIST) => {}
-                    Err(errno) => return Err(fault("make", &parent, errno)),
-                },
-                // We hold the uid: whoever made it was killed.
-                Err(Errno::EEXIST) => clear(&path).map_err(|errno| fault("clear stale", &path, errno))?,
-                Err(errno) => return Err(fault("make", &path, errno)),
-            }
+        let path = place.join(directory_name(uid));
+        if self.v2 {
+            delegate(place)?;
         }
-        Err(Fault::refused(
-            Step::Cgroup,
-            format!("make {}", path.display()),
-            "it was removed a hundred times in a row",
-        ))
+        let make = || mkdirat(AT_FDCWD, &path, Mode::from_bits_truncate(0o755));
+        let made = match make() {
+            // We hold the uid: whoever made it was killed.
+            Err(Errno::EEXIST) => {
+                clear(&path).map_err(|errno| fault("clear stale", &path, errno))?;
+                make()
+            }
+            made => made,
+        };
+        made.map_err(|errno| fault("make", &path, errno))?;
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let fd =
+            openat(AT_FDCWD, &path, flags, Mode::empty()).map_err(|errno| fault("open", &path, errno))?;
+        Ok((path, fd))
     }
 
     fn limit(&self, limits: Limits) -> Result<(), Fault> {
@@ -219,29 +216,21 @@ fn missing_is_fine(result: Result<(), Fault>) -> Result<(), Fault> {
 }
 
 /// Passes the controllers on to the jobs' directories (cgroup-v2.rst, "Enabling and Disabling").
-fn delegate(place: &Path, parent: &Path) -> Result<(), Fault> {
-    for directory in [place, parent] {
-        let file = directory.join("cgroup.subtree_control");
-        let enabled = std::fs::read_to_string(&file).unwrap_or_default();
-        let has = |name: &str| enabled.split_whitespace().any(|word| word == name);
-        let missing: Vec<String> = ["memory", "pids", "cpu"]
-            .into_iter()
-            .filter(|name| !has(name))
-            .map(|name| format!("+{name}"))
-            .collect();
-        if missing.is_empty() {
-            continue;
-        }
-        let value = missing.join(" ");
-        match std::fs::write(&file, &value) {
-            // The parent may be gone again; the caller starts over.
-            Err(error) if error.raw_os_error() != Some(libc::ENOENT) => {
-                return Err(fault(format_args!("write '{value}' to"), &file, crate::fault::errno_of(&error)));
-            }
-            _ => {}
-        }
+fn delegate(place: &Path) -> Result<(), Fault> {
+    let file = place.join("cgroup.subtree_control");
+    let enabled = std::fs::read_to_string(&file).unwrap_or_default();
+    let has = |name: &str| enabled.split_whitespace().any(|word| word == name);
+    let missing: Vec<String> = ["memory", "pids", "cpu"]
+        .into_iter()
+        .filter(|name| !has(name))
+        .map(|name| format!("+{name}"))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let value = missing.join(" ");
+    std::fs::write(&file, &value)
+        .map_err(|error| fault(format_args!("write '{value}' to"), &file, crate::fault::errno_of(&error)))
 }
 
 impl Cgroup {
@@ -389,14 +378,9 @@ fn signal_all(dir: BorrowedFd<'_>, signal: Signal) -> usize {
 
 fn remove_directory(path: &Path) -> Result<(), Errno> {
     match unlinkat(AT_FDCWD, path, UnlinkatFlags::RemoveDir) {
-        Ok(()) | Err(Errno::ENOENT) => {}
-        Err(errno) => return Err(errno),
+        Ok(()) | Err(Errno::ENOENT) => Ok(()),
+        Err(errno) => Err(errno),
     }
-    if let Some(parent) = path.parent() {
-        // Fails while other jobs have theirs in it.
-        let _ = unlinkat(AT_FDCWD, parent, UnlinkatFlags::RemoveDir);
-    }
-    Ok(())
 }
 
 /// Kills what is in a directory of a killed driver, and removes it.
