@@ -476,4 +476,12 @@ mod tests {
         let core = plan.rlimits.iter().find(|row| row.name == "RLIMIT_CORE").unwrap();
         assert_eq!((core.soft, core.hard), (1, 1));
     }
+
+    #[test]
+    fn the_readme_has_the_table_of_layers() {
+        let readme = include_str!("../../README.md");
+        let header = "| layer | what it takes from the job |\n| --- | --- |\n";
+        let rows = Layer::ALL.map(|layer| format!("| `{layer}` | {} |\n", layer.takes()));
+        assert!(readme.contains(&format!("{header}{}\n", rows.concat())), "README.md and the layers differ");
+    }
 }
