@@ -179,13 +179,15 @@ impl Request {
             let fault =
                 |why: String| Fault::refused(Step::Transfer, format!("copy --out {}", output.glob), why);
             let selection = Selection::globs(&[&output.glob]).map_err(|error| fault(error.to_string()))?;
+            let literal = Path::new(output.glob.trim_start_matches("./").trim_end_matches('/'));
             let (dir, rename) =
                 out_directory(output).map_err(|error| fault(format!("{}: {error}", output.dest)))?;
             let mut worker =
                 transfer::start(&Task::Pack(selection, limits), slot.storage().job(), slot.uid())?;
             let Some(stream) = worker.stream.take() else { continue };
+            let rename = rename.as_deref().map(|name| (literal, Path::new(name)));
             let accept = Accept { limits, modes: Modes::Fixed, links: false };
-            let unpacked = archive::unpack_as(dir.as_fd(), File::from(stream), accept, rename.as_deref());
+            let unpacked = archive::unpack_as(dir.as_fd(), File::from(stream), accept, rename);
             let done = worker.finish();
             unpacked.map_err(|error| fault(error.to_string()))?;
             let done = done?;

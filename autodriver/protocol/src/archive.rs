@@ -476,7 +476,8 @@ pub fn unpack(root: BorrowedFd<'_>, input: impl Read, accept: Accept) -> Result<
     unpack_as(root, input, accept, None)
 }
 
-/// As [`unpack`]; with `rename`, every file goes to the top under that name: for one file.
+/// As [`unpack`]; with `rename`, what is called the first in the archive, and all below it, goes to
+/// the second instead.
 ///
 /// # Errors
 /// As [`unpack`].
@@ -484,7 +485,7 @@ pub fn unpack_as(
     root: BorrowedFd<'_>,
     input: impl Read,
     accept: Accept,
-    rename: Option<&OsStr>,
+    rename: Option<(&Path, &Path)>,
 ) -> Result<Transferred, ArchiveError> {
     let mut archive = tar::Archive::new(io::BufReader::with_capacity(BUFFER, input));
     let mut unpacker = Unpacker { root, accept, done: Transferred::default(), parent: None };
@@ -500,7 +501,10 @@ pub fn unpack_as(
             EntryType::XGlobalHeader => drop(extension(&mut entry)?),
             _ => {
                 let name = long_name.take().unwrap_or_else(|| entry.path_bytes().into_owned());
-                let name = rename.map_or(name, |rename| rename.as_bytes().to_vec());
+                let name = match rename {
+                    Some(rename) => renamed(name, rename),
+                    None => name,
+                };
                 let link =
                     long_link.take().or_else(|| entry.link_name_bytes().map(std::borrow::Cow::into_owned));
                 unpacker.entry(kind, &name, link, &mut entry)?;
@@ -509,6 +513,14 @@ pub fn unpack_as(
     }
     io::copy(&mut archive.into_inner(), &mut io::sink())?;
     Ok(unpacker.done)
+}
+
+fn renamed(name: Vec<u8>, (from, to): (&Path, &Path)) -> Vec<u8> {
+    match Path::new(OsStr::from_bytes(&name)).strip_prefix(from) {
+        Ok(rest) if rest.as_os_str().is_empty() => to.as_os_str().as_bytes().to_vec(),
+        Ok(rest) => to.join(rest).into_os_string().into_vec(),
+        Err(_) => name,
+    }
 }
 
 /// The content of an extension entry: bounded, unlike what its header may promise.
@@ -867,6 +879,23 @@ mod tests {
         header.set_size(1 << 33);
         header.set_cksum();
         assert!(matches!(unpacked(header.as_bytes(), INPUT).1, Err(ArchiveError::Refused { .. })));
+    }
+
+    #[test]
+    fn a_file_or_a_whole_tree_can_be_renamed() {
+        let bytes = archive_of(|tar| {
+            raw_entry(tar, EntryType::Regular, b"out/a", b"", b"1");
+            raw_entry(tar, EntryType::Regular, b"out/b/c", b"", b"2");
+            raw_entry(tar, EntryType::Regular, b"outer", b"", b"3");
+        });
+        let dir = tempfile::tempdir().unwrap();
+        let fd = open_directory(dir.path()).unwrap();
+        let rename = (Path::new("out"), Path::new("new"));
+        unpack_as(fd.as_fd(), &bytes[..], INPUT, Some(rename)).unwrap();
+        assert_eq!(fs::read(dir.path().join("new/b/c")).unwrap(), b"2");
+        assert_eq!(fs::read(dir.path().join("outer")).unwrap(), b"3");
+        unpack_as(fd.as_fd(), &bytes[..], INPUT, Some((Path::new("outer"), Path::new("x")))).unwrap();
+        assert_eq!(fs::read(dir.path().join("x")).unwrap(), b"3");
     }
 
     #[test]
