@@ -59,8 +59,17 @@ pub fn probe() -> Facts {
         hierarchy: hierarchy(&mountinfo, &own, |path| fs::read_to_string(path).unwrap_or_default()),
         landlock_abi: crate::sys::process::landlock_abi(),
         half_memory: nix::sys::sysinfo::sysinfo().map_or(1 << 30, |info| info.ram_total() / 2),
-        processors: std::thread::available_parallelism().map_or(1, |n| n.get() as u64),
+        processors: processors(),
     }
+}
+
+/// Those this process may use; what a quota leaves of them does not matter for a bound.
+fn processors() -> u64 {
+    let set = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0));
+    let count = |set: nix::sched::CpuSet| {
+        (0..nix::sched::CpuSet::count()).filter(|cpu| set.is_set(*cpu).unwrap_or(false)).count() as u64
+    };
+    set.map_or(1, count).max(1)
 }
 
 /// A line of proc_pid_mountinfo(5).
@@ -82,7 +91,7 @@ fn mounts(mountinfo: &[u8]) -> impl Iterator<Item = Mount<'_>> {
 }
 
 /// Undoes the octal escapes of space, tab, newline and backslash.
-pub fn unescape(field: &[u8]) -> Vec<u8> {
+fn unescape(field: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((byte, tail)) = rest.split_first() {

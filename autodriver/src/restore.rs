@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use crate::facts::{unescape, Hierarchy};
+use crate::facts::Hierarchy;
 use crate::fault::{errno_of, Fault, Step};
 use crate::sandbox::cgroup::{self, Cgroup};
 use crate::sys::process::{pidfd_open, pidfd_send_signal};
@@ -51,16 +51,12 @@ pub fn look(uid: u32, alone: bool) -> Vec<Leftover> {
     found
 }
 
-/// Mounts for this uid in the driver's mount namespace: once its slot is closed there are none,
-/// unless something failed.
+/// Mount points for this uid: once its slot is closed there is none, unless something failed. Where
+/// there is no directory, nothing can be mounted.
 pub fn mounts(uid: u32) -> Vec<Leftover> {
     let places = [uids::mount_point(uid), uids::shown_point(uid)];
-    let mountinfo = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
-    let points =
-        mountinfo.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
-    let points: Vec<Vec<u8>> = points.map(unescape).collect();
-    let is_mounted = |place: &String| points.iter().any(|point| point == place.as_bytes());
-    places.into_iter().filter(|place| is_mounted(place)).map(|place| leftover("mount", place)).collect()
+    let exists = |place: &String| std::fs::symlink_metadata(place).is_ok_and(|file| file.uid() == 0);
+    places.into_iter().filter(exists).map(|place| leftover("mount", place)).collect()
 }
 
 /// Keys that count against the uid: proc_key-users(5).

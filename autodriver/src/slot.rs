@@ -26,6 +26,7 @@ pub struct Slot {
     // In the order in which they are given back: the uid last.
     shown: Option<Shown>,
     storage: Storage,
+    files: AccountFiles,
     lease: Lease,
     /// Something of an earlier job of this slot is still there.
     leftovers: Vec<Leftover>,
@@ -45,7 +46,7 @@ impl Slot {
         };
         let storage = Storage::create(lease.uid)?;
         storage.limit(bytes, inodes)?;
-        Ok(Slot { shown: None, storage, lease, leftovers: Vec::new() })
+        Ok(Slot { shown: None, storage, files, lease, leftovers: Vec::new() })
     }
 
     /// The uid of its jobs.
@@ -76,7 +77,7 @@ impl Slot {
             plan.tmp = format!("{}/tmp", shown.0);
             self.shown = Some(shown);
         }
-        let files = AccountFiles::read(&plan.root);
+        let files = if plan.root == "/" { self.files.clone() } else { AccountFiles::read(&plan.root) };
         let account = Account { name: files.name_of(self.lease.uid), uid: self.lease.uid };
         let applies = |layer| plan.applies(layer);
         let (bytes, inodes) = if applies(Layer::Disk) { (plan.disk, plan.inodes) } else { (0, 0) };
@@ -140,7 +141,7 @@ impl Slot {
 
     /// Gives everything back; what is left.
     pub fn close(self) -> Vec<Leftover> {
-        let Slot { shown, storage, lease, mut leftovers } = self;
+        let Slot { shown, storage, lease, mut leftovers, .. } = self;
         drop(shown);
         drop(storage);
         let uid = lease.uid;

@@ -5,6 +5,7 @@
 //! gets clones of parts of it in its own mount namespace. So it appears in no mount table but the
 //! job's, and when driver and job are gone, however they went, so is everything on it.
 
+use std::cell::OnceCell;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -50,8 +51,10 @@ const DEVICE_LINKS: [(&str, &str); 5] = [
 pub struct Storage {
     mount: OwnedFd,
     job: OwnedFd,
+    root: OwnedFd,
     /// Where it is attached, on kernels where it has to be.
-    attached: Option<String>,
+    attached: OnceCell<String>,
+    uid: u32,
 }
 
 /// How much of it is used, and how much there is.
@@ -86,10 +89,6 @@ impl Storage {
         set(c"mode", c"0755").map_err(fault("mode"))?;
         set(c"source", c"autodriver").map_err(fault("source"))?;
         let mount = context.mount(mount::attr::NOSUID).map_err(fault("fsmount"))?;
-        let attached = match mount::clone_tree(mount.as_fd(), c"", false) {
-            Err(Errno::EINVAL) => Some(attach_privately(&mount, uid).map_err(fault("attach"))?),
-            _ => None,
-        };
         for (name, mode) in DIRECTORIES {
             make_directory(mount.as_fd(), name, mode).map_err(fault(name))?;
         }
@@ -97,7 +96,8 @@ impl Storage {
         fchownat(&mount, "job", Some(uid), Some(gid), nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW)
             .map_err(fault("chown"))?;
         let job = open_directory(mount.as_fd(), "job").map_err(fault("job"))?;
-        let storage = Storage { mount, job, attached };
+        let root = open_directory(mount.as_fd(), "root").map_err(fault("root"))?;
+        let storage = Storage { mount, job, root, uid: uid.as_raw(), attached: OnceCell::new() };
         storage.devices().map_err(fault("device nodes"))?;
         Ok(storage)
     }
@@ -126,7 +126,16 @@ impl Storage {
     /// # Errors
     /// Those of open_tree(2).
     pub fn part(&self, name: &CStr) -> Result<OwnedFd, Errno> {
-        mount::clone_tree(self.mount.as_fd(), name, false)
+        let clone = || mount::clone_tree(self.mount.as_fd(), name, false);
+        match clone() {
+            // Not asked for by a clone that is thrown away: letting go of a mount waits for RCU.
+            Err(Errno::EINVAL) if self.attached.get().is_none() => {
+                let place = attach_privately(&self.mount, self.uid)?;
+                self.attached.get_or_init(|| place);
+                clone()
+            }
+            result => result,
+        }
     }
 
     /// Writes a file below `etc`, for the job to read.
@@ -150,22 +159,27 @@ impl Storage {
     /// # Errors
     /// Those of mkdir(2) and open(2).
     pub fn mount_point(&self, part: &str, path: &Path, directory: bool) -> Result<(), Errno> {
-        let mut at = open_directory(self.mount.as_fd(), part)?;
-        let parts: Vec<_> = path.components().collect();
-        for (n, part) in parts.iter().enumerate() {
-            let name = Path::new(part);
-            if n + 1 == parts.len() && !directory {
-                let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-                return openat(&at, name, flags, Mode::from_bits_truncate(0o644)).map(drop);
-            }
-            match mkdirat(&at, name, Mode::from_bits_truncate(0o755)) {
-                Ok(()) | Err(Errno::EEXIST) => {}
-                Err(errno) => return Err(errno),
-            }
-            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-            at = openat(&at, name, flags, Mode::empty())?;
+        let base = if part == "root" { self.root.try_clone() } else { self.mount.try_clone() };
+        let mut at = base.map_err(|error| crate::fault::errno_of(&error))?;
+        if part != "root" {
+            at = open_directory(at.as_fd(), part)?;
         }
-        Ok(())
+        let parts: Vec<_> = path.components().map(|part| Path::new(part.as_os_str())).collect();
+        let Some((last, above)) = parts.split_last() else { return Err(Errno::EINVAL) };
+        let make = |at: &OwnedFd, name: &Path| match mkdirat(at, name, Mode::from_bits_truncate(0o755)) {
+            Err(Errno::EEXIST) => Ok(()),
+            made => made,
+        };
+        for name in above {
+            make(&at, name)?;
+            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            at = openat(&at, *name, flags, Mode::empty())?;
+        }
+        if directory {
+            return make(&at, last);
+        }
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        openat(&at, *last, flags, Mode::from_bits_truncate(0o644)).map(drop)
     }
 
     /// Makes a symbolic link in the frame of the root.
@@ -173,7 +187,7 @@ impl Storage {
     /// # Errors
     /// Those of symlink(2).
     pub fn link(&self, name: &Path, target: &Path) -> Result<(), Errno> {
-        match symlinkat(target, &open_directory(self.mount.as_fd(), "root")?, name) {
+        match symlinkat(target, &self.root, name) {
             // From an earlier job of the same slot.
             Err(Errno::EEXIST) => Ok(()),
             made => made,
@@ -190,7 +204,7 @@ impl Storage {
         // A directory that is there already may be a trap of another user: /tmp is everybody's.
         mkdirat(AT_FDCWD, place.as_str(), Mode::from_bits_truncate(0o755)).map_err(fault)?;
         let shown = Shown(place.clone());
-        let mount = mount::clone_tree(self.mount.as_fd(), c"", false).map_err(fault)?;
+        let mount = self.part(c"").map_err(fault)?;
         mount::set_attributes(mount.as_fd(), mount::attr::NOSUID | mount::attr::NODEV, false)
             .map_err(fault)?;
         let path = CString::new(place.clone()).map_err(|_| fault(Errno::EINVAL))?;
@@ -270,7 +284,7 @@ impl Drop for Shown {
 
 impl Drop for Storage {
     fn drop(&mut self) {
-        if let Some(place) = &self.attached {
+        if let Some(place) = self.attached.get() {
             let _ = umount2(place.as_str(), MntFlags::MNT_DETACH);
             let _ = unlinkat(AT_FDCWD, place.as_str(), UnlinkatFlags::RemoveDir);
         }
