@@ -1,7 +1,7 @@
 //! Our own stdout and stderr, written without ever blocking on a slow reader, and without setting
 //! O_NONBLOCK: the open file is shared with whoever started us.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
@@ -100,11 +100,17 @@ impl Outlet {
         Ok(())
     }
 
-    /// Writes all that is left, however long the reader takes.
-    pub fn flush(mut self) {
+    /// Writes all that is left, however long the reader takes; a signal ends the wait.
+    pub fn flush(mut self, signals: BorrowedFd<'_>) {
         while !self.is_empty() {
-            if self.is_ready(PollTimeout::NONE) {
-                self.write_chunk();
+            let room = PollFd::new(self.fd.as_fd(), PollFlags::POLLOUT);
+            let mut fds = [room, PollFd::new(signals, PollFlags::POLLIN)];
+            let _ = poll(&mut fds, PollTimeout::NONE);
+            let ready = fds.map(|fd| fd.any().unwrap_or(false));
+            match ready {
+                [_, true] => return,
+                [true, _] => self.write_chunk(),
+                _ => {}
             }
         }
     }

@@ -162,6 +162,17 @@ pub fn restore(hierarchy: &Hierarchy) -> Result<Restored, Fault> {
     Ok(restored)
 }
 
+/// As [`restore`], for a driver about to start: costs one look where no other driver is or was.
+///
+/// # Errors
+/// As [`restore`].
+pub fn heal(hierarchy: &Hierarchy) -> Result<(), Fault> {
+    if std::fs::symlink_metadata(uids::DIRECTORY).is_err() {
+        return Ok(());
+    }
+    restore(hierarchy).map(drop)
+}
+
 /// Outside the range a uid is an account's (`--user`), which may have processes of its own.
 fn sweep_if_ours(uid: u32) -> Vec<Leftover> {
     if (uids::FIRST..=uids::LAST).contains(&uid) {

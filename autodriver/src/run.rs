@@ -20,6 +20,7 @@ use crate::fault::{Fault, Step};
 use crate::outlet::Outlet;
 use crate::plan::{plan, Plan};
 use crate::poller::{Interest, Poller};
+use crate::restore;
 use crate::slot::{setup_failed, Slot};
 use crate::supervise::{Job, Source};
 use crate::transfer::{self, Task};
@@ -79,6 +80,7 @@ fn open_report(place: &str) -> Result<File, String> {
 impl Request {
     fn run(mut self, plan: Plan, facts: &Facts, requested: Instant) -> Result<u8, String> {
         let signals = block_signals().map_err(|fault| fault.to_string())?;
+        restore::heal(&facts.hierarchy).map_err(|fault| fault.to_string())?;
         let user = plan.user.clone();
         let named = plan.clone();
         let opened = Slot::open(&user, facts.half_memory, ENTRIES_MAX);
@@ -104,7 +106,7 @@ impl Request {
         if !report.restore.leftovers.is_empty() {
             report.restore.state = RestoreState::Poisoned;
         }
-        outlets.into_iter().for_each(Outlet::flush);
+        outlets.into_iter().for_each(|outlet| outlet.flush(signals.as_fd()));
         self.tell(&report)?;
         copied.map_err(|fault| fault.to_string())?;
         Ok(report.exit_status())

@@ -15,6 +15,7 @@ use crate::facts::{self, Facts};
 use crate::fault::Fault;
 use crate::plan;
 use crate::poller::{Interest, Poller};
+use crate::restore;
 use crate::run::{block_signals, ENTRIES_MAX};
 use crate::session::{Session, Wakeup};
 use crate::slot::Slot;
@@ -55,6 +56,8 @@ fn token(job: u32, wakeup: Wakeup) -> u64 {
 
 impl Server {
     fn new(signals: &SignalFd) -> Result<Server, Fault> {
+        let facts = facts::probe();
+        restore::heal(&facts.hierarchy)?;
         let poller = Poller::new()?;
         poller.add(signals.as_fd(), Interest::Read, SIGNALS)?;
         let mut wire = Wire::open()?;
@@ -65,7 +68,7 @@ impl Server {
             capabilities: Vec::new(),
         };
         wire.send_json(Kind::GuestHello, 0, &hello);
-        Ok(Server { wire, poller, facts: facts::probe(), greeted: false, sessions: BTreeMap::new() })
+        Ok(Server { wire, poller, facts, greeted: false, sessions: BTreeMap::new() })
     }
 
     /// The loop. Returns why it ended.
