@@ -1,0 +1,197 @@
+//! Archives, hostile ones too, through both halves.
+
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::sys::stat::Mode;
+use tar::EntryType;
+
+use super::*;
+use crate::message::{Skipped, Transferred};
+
+const LIMITS: Limits = Limits { entries: 1000, bytes: 1 << 20 };
+const INPUT: Accept = Accept { limits: LIMITS, modes: Modes::Keep, links: true };
+
+fn archive_of(build: impl FnOnce(&mut tar::Builder<Vec<u8>>)) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    build(&mut builder);
+    builder.into_inner().unwrap()
+}
+
+fn raw_entry(builder: &mut tar::Builder<Vec<u8>>, kind: EntryType, name: &[u8], link: &[u8], data: &[u8]) {
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(0o644);
+    header.set_size(data.len() as u64);
+    header.as_old_mut().name[..name.len()].copy_from_slice(name);
+    header.as_old_mut().linkname[..link.len()].copy_from_slice(link);
+    header.set_cksum();
+    builder.append(&header, data).unwrap();
+}
+
+fn unpacked(bytes: &[u8], accept: Accept) -> (tempfile::TempDir, Result<Transferred, ArchiveError>) {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("root");
+    fs::create_dir(&root).unwrap();
+    let fd = open_directory(&root).unwrap();
+    let result = unpack(fd.as_fd(), bytes, accept);
+    (dir, result)
+}
+
+#[test]
+fn a_tree_survives_the_trip() {
+    let source = tempfile::tempdir().unwrap();
+    let long = "n".repeat(200);
+    fs::create_dir_all(source.path().join("a/b")).unwrap();
+    fs::write(source.path().join("a/b").join(&long), b"x").unwrap();
+    fs::write(source.path().join("top"), vec![7; 5000]).unwrap();
+    std::os::unix::fs::symlink("a/b", source.path().join("link")).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", source.path().join("out")).unwrap();
+    let fd = open_directory(source.path()).unwrap();
+    let mut bytes = Vec::new();
+    let sent = pack_tree(fd.as_fd(), Path::new(""), &Selection::Tree, LIMITS, &mut bytes).unwrap();
+    assert_eq!(
+        sent.skipped,
+        [Skipped { name: "out".into(), why: "symbolic link that leaves the tree".into() }]
+    );
+    let (dir, result) = unpacked(&bytes, INPUT);
+    assert_eq!(result.unwrap().bytes, 5001);
+    let root = dir.path().join("root");
+    assert_eq!(fs::read(root.join("link").join(&long)).unwrap(), b"x");
+    assert_eq!(fs::read(root.join("top")).unwrap(), vec![7; 5000]);
+}
+
+#[test]
+fn names_left_out_are_left_out_at_the_top_only() {
+    let source = tempfile::tempdir().unwrap();
+    fs::create_dir(source.path().join("sub")).unwrap();
+    for name in ["job.json", "Makefile", "sub/job.json"] {
+        fs::write(source.path().join(name), b"").unwrap();
+    }
+    let fd = open_directory(source.path()).unwrap();
+    let selection = Selection::Except(vec!["job.json".into(), "absent".into()]);
+    let mut bytes = Vec::new();
+    pack_tree(fd.as_fd(), Path::new(""), &selection, LIMITS, &mut bytes).unwrap();
+    let (dir, result) = unpacked(&bytes, INPUT);
+    assert_eq!(result.unwrap().entries, 3);
+    assert!(dir.path().join("root/sub/job.json").exists() && !dir.path().join("root/job.json").exists());
+}
+
+#[test]
+fn globs_stay_within_a_name_and_take_whole_directories() {
+    let source = tempfile::tempdir().unwrap();
+    fs::create_dir_all(source.path().join("out/deep")).unwrap();
+    for name in ["a.log", "b.txt", "out/c.log", "out/deep/d.log"] {
+        fs::write(source.path().join(name), b"1").unwrap();
+    }
+    nix::unistd::mkfifo(&source.path().join("f.log"), Mode::from_bits_truncate(0o600)).unwrap();
+    let count = |globs: &[&str]| {
+        let fd = open_directory(source.path()).unwrap();
+        let selection = Selection::globs(globs).unwrap();
+        let mut bytes = Vec::new();
+        let done = pack_tree(fd.as_fd(), Path::new(""), &selection, LIMITS, &mut bytes).unwrap();
+        (done.entries, done.skipped_count)
+    };
+    assert_eq!(count(&["*.log"]), (1, 1), "the FIFO is skipped, not read");
+    assert_eq!(count(&["**/*.log"]), (3, 1));
+    assert_eq!(count(&["out"]), (2, 0));
+    assert_eq!(count(&["nothing"]), (0, 0));
+    for bad in ["/etc/*", "../x", "a/../../b", "", "[", "***"] {
+        assert!(Selection::globs(&[bad]).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn nothing_is_written_outside() {
+    let attacks: [(EntryType, &[u8], &[u8]); 7] = [
+        (EntryType::Regular, b"../evil", b""),
+        (EntryType::Regular, b"/tmp/evil", b""),
+        (EntryType::Regular, b"a/../../evil", b""),
+        (EntryType::Symlink, b"link", b"/etc"),
+        (EntryType::Symlink, b"a/link", b"../../etc"),
+        (EntryType::Link, b"hard", b"/etc/passwd"),
+        (EntryType::Block, b"disk", b""),
+    ];
+    for (kind, name, link) in attacks {
+        let (dir, result) = unpacked(&archive_of(|tar| raw_entry(tar, kind, name, link, b"")), INPUT);
+        assert!(matches!(result, Err(ArchiveError::Refused { .. })), "{kind:?} {name:?}: {result:?}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(dir.path().join("root")).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn a_link_is_never_written_through() {
+    let bytes = archive_of(|tar| {
+        raw_entry(tar, EntryType::Symlink, b"a", b"b", b"");
+        raw_entry(tar, EntryType::Directory, b"b", b"", b"");
+        raw_entry(tar, EntryType::Regular, b"a/file", b"", b"x");
+    });
+    let (dir, result) = unpacked(&bytes, INPUT);
+    assert!(matches!(result, Err(ArchiveError::Failed { errno: Errno::ELOOP, .. })), "{result:?}");
+    assert!(!dir.path().join("root/b/file").exists());
+    // A file of the same name replaces the link itself.
+    let bytes = archive_of(|tar| {
+        raw_entry(tar, EntryType::Symlink, b"a", b"b", b"");
+        raw_entry(tar, EntryType::Regular, b"a", b"", b"x");
+    });
+    let (dir, result) = unpacked(&bytes, INPUT);
+    assert!(result.is_ok());
+    assert!(fs::symlink_metadata(dir.path().join("root/a")).unwrap().is_file());
+}
+
+#[test]
+fn limits_and_lies_about_sizes_end_the_transfer() {
+    let many =
+        archive_of(|tar| (0..10).for_each(|n| raw_entry(tar, EntryType::Regular, &[b'a' + n], b"", b"")));
+    let accept = Accept { limits: Limits { entries: 9, ..LIMITS }, ..INPUT };
+    assert!(matches!(unpacked(&many, accept).1, Err(ArchiveError::TooMuch { what: "entries", .. })));
+    let big = archive_of(|tar| raw_entry(tar, EntryType::Regular, b"a", b"", &[0; 2000]));
+    let accept = Accept { limits: Limits { bytes: 1999, ..LIMITS }, ..INPUT };
+    assert!(matches!(unpacked(&big, accept).1, Err(ArchiveError::TooMuch { what: "bytes", .. })));
+    let (dir, result) = unpacked(&big[..1024], INPUT);
+    assert!(matches!(result, Err(ArchiveError::Stream(_))), "{result:?}");
+    assert_eq!(fs::read_dir(dir.path().join("root")).unwrap().count(), 0, "no partial file");
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(EntryType::GNULongName);
+    header.set_size(1 << 33);
+    header.set_cksum();
+    assert!(matches!(unpacked(header.as_bytes(), INPUT).1, Err(ArchiveError::Refused { .. })));
+}
+
+#[test]
+fn a_file_or_a_whole_tree_can_be_renamed() {
+    let bytes = archive_of(|tar| {
+        raw_entry(tar, EntryType::Regular, b"out/a", b"", b"1");
+        raw_entry(tar, EntryType::Regular, b"out/b/c", b"", b"2");
+        raw_entry(tar, EntryType::Regular, b"outer", b"", b"3");
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let fd = open_directory(dir.path()).unwrap();
+    let rename = (Path::new("out"), Path::new("new"));
+    unpack_as(fd.as_fd(), &bytes[..], INPUT, Some(rename)).unwrap();
+    assert_eq!(fs::read(dir.path().join("new/b/c")).unwrap(), b"2");
+    assert_eq!(fs::read(dir.path().join("outer")).unwrap(), b"3");
+    unpack_as(fd.as_fd(), &bytes[..], INPUT, Some((Path::new("outer"), Path::new("x")))).unwrap();
+    assert_eq!(fs::read(dir.path().join("x")).unwrap(), b"3");
+}
+
+#[test]
+fn results_get_fixed_modes_and_no_links() {
+    let accept = Accept { limits: LIMITS, modes: Modes::Fixed, links: false };
+    let bytes = archive_of(|tar| {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o4777);
+        header.set_size(0);
+        tar.append_data(&mut header, "suid", io::empty()).unwrap();
+    });
+    let (dir, result) = unpacked(&bytes, accept);
+    result.unwrap();
+    let stat = nix::sys::stat::stat(&dir.path().join("root/suid")).unwrap();
+    assert_eq!(stat.st_mode & 0o7777, 0o644);
+    let link = archive_of(|tar| raw_entry(tar, EntryType::Symlink, b"a", b"b", b""));
+    assert!(matches!(unpacked(&link, accept).1, Err(ArchiveError::Refused { .. })));
+}
