@@ -23,7 +23,6 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run one job, here and now
-    #[command(allow_negative_numbers = true)]
     Run(Box<RunArgs>),
     /// Speak the protocol on stdin and stdout
     Serve,

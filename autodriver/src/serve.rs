@@ -77,6 +77,10 @@ impl Server {
             if let Err(end) = self.wire.flush() {
                 return Ok(end);
             }
+            // After the flush: how much is still to be sent decides what is watched.
+            for (job, session) in &mut self.sessions {
+                session.watch(&self.poller, |wakeup| token(*job, wakeup), &self.wire)?;
+            }
             let paused = self.sessions.values().any(Session::is_clogged);
             self.wire.watch(&self.poller, paused)?;
             let now = Instant::now();
@@ -95,7 +99,7 @@ impl Server {
                     token => self.wake(token),
                 }
             }
-            self.advance()?;
+            self.advance();
         }
     }
 
@@ -108,12 +112,11 @@ impl Server {
     }
 
     /// Lets every session do what time and events have made possible.
-    fn advance(&mut self) -> Result<(), Fault> {
+    fn advance(&mut self) {
         let now = Instant::now();
         let mut closed = Vec::new();
         for (job, session) in &mut self.sessions {
             session.advance(now, &self.poller, &mut self.wire, *job);
-            session.watch(&self.poller, |wakeup| token(*job, wakeup), &self.wire)?;
             if session.is_closable() {
                 closed.push(*job);
             }
@@ -121,7 +124,6 @@ impl Server {
         for job in closed {
             self.close(job);
         }
-        Ok(())
     }
 
     fn close(&mut self, job: u32) {

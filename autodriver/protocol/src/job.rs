@@ -251,41 +251,41 @@ pub struct Options {
     pub user: Option<String>,
 
     /// Wall clock limit (default: 60s)
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", allow_hyphen_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wall: Option<Time>,
     /// CPU time limit of the whole process tree (default: none)
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", allow_hyphen_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu: Option<Time>,
     /// Longest time without output (default: none)
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", allow_hyphen_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle: Option<Time>,
     /// Time between SIGTERM and SIGKILL when a limit is reached (default: 0s, SIGKILL at once)
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", allow_hyphen_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grace: Option<Time>,
 
     /// Memory of the whole job, swap included (default: 512M)
-    #[arg(long, value_name = "B")]
+    #[arg(long, value_name = "B", allow_hyphen_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<Size>,
     /// Processes and threads at once (default: 128)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pids: Option<u64>,
     /// Bytes in everything the job can write, together (default: 256M)
-    #[arg(long, value_name = "B")]
+    #[arg(long, value_name = "B", allow_hyphen_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk: Option<Size>,
     /// Files and directories in everything the job can write (default: 65536)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inodes: Option<u64>,
 
     /// Kept bytes of stdout and stderr together (default: 1M)
-    #[arg(long, value_name = "B")]
+    #[arg(long, value_name = "B", allow_hyphen_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output: Option<Size>,
     /// Past the cap: keep head and tail, or kill the job
@@ -302,43 +302,43 @@ pub struct Options {
     pub timestamps: bool,
 
     /// RLIMIT_FSIZE: largest file (default: 100M)
-    #[arg(long, value_name = "B")]
+    #[arg(long, value_name = "B", allow_hyphen_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fsize: Option<Size>,
     /// RLIMIT_NOFILE: open files of a process (default: 1024)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nofile: Option<u64>,
     /// RLIMIT_STACK: stack of a process (default: 8M)
-    #[arg(long, value_name = "B")]
+    #[arg(long, value_name = "B", allow_hyphen_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stack: Option<Size>,
     /// RLIMIT_CORE: largest core file (default: 0)
-    #[arg(long, value_name = "B")]
+    #[arg(long, value_name = "B", allow_hyphen_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub core: Option<Size>,
     /// RLIMIT_AS: address space of a process (default: unlimited)
-    #[arg(long = "as", value_name = "B")]
+    #[arg(long = "as", value_name = "B", allow_hyphen_values = true)]
     #[serde(rename = "as", skip_serializing_if = "Option::is_none")]
     pub address_space: Option<Size>,
     /// RLIMIT_DATA: data segment of a process (default: unlimited)
-    #[arg(long, value_name = "B")]
+    #[arg(long, value_name = "B", allow_hyphen_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<Size>,
     /// RLIMIT_MEMLOCK: locked memory of a process (default: 64K)
-    #[arg(long, value_name = "B")]
+    #[arg(long, value_name = "B", allow_hyphen_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memlock: Option<Size>,
     /// RLIMIT_NPROC: processes and threads of the job's uid (default: just above --pids)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nproc: Option<u64>,
     /// RLIMIT_SIGPENDING: queued signals and timers of the job's uid (default: 1024)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sigpending: Option<u64>,
     /// RLIMIT_MSGQUEUE: bytes in POSIX message queues (default: 0)
-    #[arg(long, value_name = "B")]
+    #[arg(long, value_name = "B", allow_hyphen_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub msgqueue: Option<Size>,
 
