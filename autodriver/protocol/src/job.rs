@@ -185,6 +185,11 @@ text_form! {
     Bind: bind => format!("{}:{}{}", bind.src, bind.dest, if bind.writable { ":rw" } else { "" });
 }
 
+/// A count, as the options take it.
+fn whole_number(text: &str) -> Result<u64, BadForm> {
+    text.parse().map_err(|_| BadForm(format!("'{}' is not a whole number", text.escape_default())))
+}
+
 /// One environment: an object `{"NAME": "VALUE"}` or a list of `NAME=VALUE` in JSON.
 fn env_from_json<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<EnvVar>, D::Error> {
     #[derive(Deserialize)]
@@ -272,7 +277,7 @@ pub struct Options {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<Size>,
     /// Processes and threads at once (default: 128)
-    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = whole_number)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pids: Option<u64>,
     /// Bytes in everything the job can write, together (default: 256M)
@@ -280,7 +285,7 @@ pub struct Options {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk: Option<Size>,
     /// Files and directories in everything the job can write (default: 65536)
-    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = whole_number)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inodes: Option<u64>,
 
@@ -306,7 +311,7 @@ pub struct Options {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fsize: Option<Size>,
     /// RLIMIT_NOFILE: open files of a process (default: 1024)
-    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = whole_number)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nofile: Option<u64>,
     /// RLIMIT_STACK: stack of a process (default: 8M)
@@ -330,11 +335,11 @@ pub struct Options {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memlock: Option<Size>,
     /// RLIMIT_NPROC: processes and threads of the job's uid (default: just above --pids)
-    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = whole_number)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nproc: Option<u64>,
     /// RLIMIT_SIGPENDING: queued signals and timers of the job's uid (default: 1024)
-    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = whole_number)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sigpending: Option<u64>,
     /// RLIMIT_MSGQUEUE: bytes in POSIX message queues (default: 0)
