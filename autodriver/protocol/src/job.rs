@@ -208,7 +208,7 @@ fn env_from_json<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Ve
 }
 
 /// The options of `run`, and with `_` for `-` the keys of a job document. Absent means the
-/// default of [`Options::DEFAULTS`].
+/// default of [`Options::defaults`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, clap::Args)]
 #[serde(deny_unknown_fields, default)]
 pub struct Options {
