@@ -144,6 +144,9 @@ impl Fault {
                 "is CAP_SYS_ADMIN available, and does a seccomp profile of the container allow unshare and mount?"
             }
             (Step::Storage | Step::Mounts, Errno::ENOSYS) => "Linux 5.12 or newer is needed",
+            (Step::Mounts, Errno::EINVAL) => {
+                "is / a mount point here? in a chroot, bind the directory on itself first (mount --bind DIR DIR)"
+            }
             (Step::Namespaces, Errno::ENOSPC | Errno::EUSERS) => {
                 "raise user.max_{pid,mnt,net,ipc,uts,cgroup}_namespaces"
             }

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use crate::fault::{errno_of, Fault, Step};
+use crate::fault::{Fault, Step};
 
 /// The job's user.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,18 +88,6 @@ impl AccountFiles {
             .filter(|line| Self::field(line, 0) != Some(&account.name) && Self::field(line, 2) != Some(&id));
         others.chain([line]).fold(String::new(), |text, line| text + line + "\n")
     }
-}
-
-/// Reads a file of the machine for the job's standard input.
-///
-/// # Errors
-/// Which file, and why.
-pub fn open_stdin(path: Option<&str>) -> Result<std::os::fd::OwnedFd, Fault> {
-    let path = path.unwrap_or("/dev/null");
-    let fault =
-        |error: &std::io::Error| Fault::new(Step::Request, format!("open --stdin {path}"), errno_of(error));
-    let file = std::fs::File::open(path).map_err(|error| fault(&error))?;
-    Ok(file.into())
 }
 
 #[cfg(test)]

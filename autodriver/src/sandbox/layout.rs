@@ -48,21 +48,31 @@ fn entry(at: &str, kind: MountKind, what: String) -> Result<Entry, Fault> {
     Ok(Entry { at: c_path(at)?, kind, what })
 }
 
-/// The top of the machine's root, or of `--root`: name, and a link's target.
-fn top(plan: &Plan) -> Result<Vec<(String, Option<std::path::PathBuf>)>, Fault> {
+/// What stands at the top of the machine's root, or of `--root`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Top {
+    Directory,
+    File,
+    Link(std::path::PathBuf),
+}
+
+fn top(plan: &Plan) -> Result<Vec<(String, Top)>, Fault> {
     let act = || format!("read the root file system {}", plan.root);
     let entries = std::fs::read_dir(&plan.root).map_err(|error| fault(act())(errno_of(&error)))?;
     let mut top = Vec::new();
     for entry in entries {
         let entry = entry.map_err(|error| fault(act())(errno_of(&error)))?;
         let Ok(name) = entry.file_name().into_string() else { continue };
-        match entry.file_type() {
-            Ok(kind) if kind.is_dir() => top.push((name, None)),
-            Ok(kind) if kind.is_symlink() => {
-                top.extend(std::fs::read_link(entry.path()).ok().map(|target| (name, Some(target))));
-            }
-            _ => {}
-        }
+        let kind = match entry.file_type() {
+            Ok(kind) if kind.is_dir() => Top::Directory,
+            Ok(kind) if kind.is_file() => Top::File,
+            Ok(kind) if kind.is_symlink() => match std::fs::read_link(entry.path()) {
+                Ok(target) => Top::Link(target),
+                Err(_) => continue,
+            },
+            _ => continue,
+        };
+        top.push((name, kind));
     }
     top.sort_unstable();
     Ok(top)
@@ -83,15 +93,15 @@ pub(super) fn layout(plan: &Plan, storage: &Storage) -> Result<Layout, Fault> {
     for name in OWN {
         point(name, true)?;
     }
-    for (name, target) in top(plan)? {
+    for (name, kind) in top(plan)? {
         if OWN.contains(&name.as_str()) {
             continue;
         }
-        if let Some(target) = target {
+        if let Top::Link(target) = kind {
             storage.link(Path::new(&name), &target).map_err(fault(format!("make link /{name}")))?;
             continue;
         }
-        point(&name, true)?;
+        point(&name, kind == Top::Directory)?;
         if plan.root == "/" && HIDDEN.contains(&name.as_str()) || name == "sys" || name == "run" {
             continue;
         }
@@ -114,7 +124,7 @@ pub(super) fn layout(plan: &Plan, storage: &Storage) -> Result<Layout, Fault> {
 /// Without a mount namespace the job sees the machine; Landlock still says where it may go.
 fn machine_paths(plan: &Plan) -> Result<Vec<(String, PathAccess)>, Fault> {
     let shown = |name: &String| !OWN.contains(&name.as_str()) && !HIDDEN.contains(&name.as_str());
-    let machine = top(plan)?.into_iter().filter(|(name, target)| target.is_none() && shown(name));
+    let machine = top(plan)?.into_iter().filter(|(name, kind)| !matches!(kind, Top::Link(_)) && shown(name));
     let machine = machine.map(|(name, _)| (format!("/{name}"), PathAccess::Read));
     let own = [
         ("/".to_owned(), PathAccess::List),

@@ -10,7 +10,7 @@ use nix::fcntl::{fcntl, FcntlArg, OFlag};
 use nix::unistd::pipe2;
 use seccompiler::sock_filter;
 
-use super::accounts::{open_stdin, Account, AccountFiles};
+use super::accounts::{Account, AccountFiles};
 use super::cgroup::Cgroup;
 use super::layout::{layout, ACCOUNT_FILES};
 use super::storage::Storage;
@@ -179,7 +179,7 @@ pub fn prepare(ground: Ground<'_>) -> Result<Ready, Fault> {
     let prepared = Prepared {
         stdin: match stdin {
             Some(fd) => fd,
-            None => open_stdin(plan.stdin.as_deref())?,
+            None => open_stdin(plan.stdin.as_deref(), storage)?,
         },
         stdout: stdout_tx,
         stderr: stderr_tx,
@@ -214,6 +214,17 @@ pub fn prepare(ground: Ground<'_>) -> Result<Ready, Fault> {
         cwd: working_directory(plan)?,
     };
     Ok(Ready { prepared, ends: DriverEnds { stdout: stdout_rx, stderr: stderr_rx, lifeline } })
+}
+
+/// A file of the machine, or the null device.
+fn open_stdin(path: Option<&str>, storage: &Storage) -> Result<OwnedFd, Fault> {
+    let Some(path) = path else {
+        return storage.null().map_err(|errno| Fault::new(Step::Storage, "open the job's /dev/null", errno));
+    };
+    let file = std::fs::File::open(path);
+    file.map(OwnedFd::from).map_err(|error| {
+        Fault::new(Step::Request, format!("open --stdin {path}"), crate::fault::errno_of(&error))
+    })
 }
 
 fn write_accounts(

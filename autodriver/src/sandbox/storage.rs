@@ -138,6 +138,15 @@ impl Storage {
         }
     }
 
+    /// The null device, of the job's own `/dev`: an image need not have one.
+    ///
+    /// # Errors
+    /// Those of open(2).
+    pub fn null(&self) -> Result<OwnedFd, Errno> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        openat(&self.mount, "dev/null", flags, Mode::empty())
+    }
+
     /// Writes a file below `etc`, for the job to read.
     ///
     /// # Errors
