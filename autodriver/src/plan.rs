@@ -381,7 +381,17 @@ fn layer_report(layer: Layer, facts: &Facts, skip: &impl Fn(Layer) -> bool) -> L
         Layer::Cpu => controller(|v1| v1.cpu.is_some() && v1.cpuacct.is_some()),
         Layer::Disk if facts.sys_admin => by("tmpfs of that size"),
         Layer::Disk => absent("no CAP_SYS_ADMIN", if facts.root { SYS_ADMIN } else { AS_ROOT }),
-        Layer::Landlock if facts.landlock_abi > 0 => by(&format!("ABI {}", facts.landlock_abi)),
+        Layer::Landlock if facts.landlock_abi > 0 => {
+            let missing = [(4, "TCP ports"), (5, "device calls"), (6, "abstract sockets and signals")];
+            let missing: Vec<&str> = missing
+                .into_iter()
+                .filter(|(abi, _)| facts.landlock_abi < *abi)
+                .map(|(_, what)| what)
+                .collect();
+            let reason = (!missing.is_empty()).then(|| format!("without {}", missing.join(", ")));
+            let remedy = reason.is_some().then(|| "Linux 6.12 or newer".to_owned());
+            LayerReport { reason, remedy, ..by(&format!("ABI {}", facts.landlock_abi)) }
+        }
         Layer::Landlock => {
             absent("the kernel has no Landlock", "boot with lsm=landlock,... on Linux 5.13 or newer")
         }
@@ -426,6 +436,14 @@ mod tests {
             assert!(text.contains(word), "{text}");
         }
         assert!(plan(Options::default(), &facts).is_ok(), "the minimum does not need them");
+    }
+
+    #[test]
+    fn an_old_landlock_says_what_it_does_not_cover() {
+        let made = plan(Options::default(), &Facts { landlock_abi: 2, ..full() }).unwrap();
+        let landlock = made.layers.iter().find(|layer| layer.name == Layer::Landlock).unwrap();
+        assert_eq!(landlock.state, LayerState::Enforced);
+        assert!(landlock.reason.as_ref().unwrap().contains("TCP ports, device calls, abstract"));
     }
 
     #[test]

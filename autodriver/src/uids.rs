@@ -31,8 +31,8 @@ pub struct Lease {
     _lock: Flock<File>,
 }
 
-/// The state directory, made if missing.
-pub fn directory() -> Result<OwnedFd, Fault> {
+/// The state directory, made if missing; `None` if another driver removed it meanwhile.
+fn directory() -> Result<Option<OwnedFd>, Fault> {
     let fault = |errno| Fault::new(Step::Uid, format!("use {DIRECTORY}"), errno);
     let mut made = mkdirat(AT_FDCWD, DIRECTORY, Mode::S_IRWXU);
     if made == Err(Errno::ENOENT) {
@@ -44,13 +44,16 @@ pub fn directory() -> Result<OwnedFd, Fault> {
         Err(errno) => return Err(fault(errno)),
     }
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let directory = openat(AT_FDCWD, DIRECTORY, flags, Mode::empty()).map_err(fault)?;
+    let directory = match openat(AT_FDCWD, DIRECTORY, flags, Mode::empty()) {
+        Err(Errno::ENOENT) => return Ok(None),
+        opened => opened.map_err(fault)?,
+    };
     let stat = fstat(&directory).map_err(fault)?;
     if stat.st_uid != nix::unistd::geteuid().as_raw() || stat.st_mode & 0o022 != 0 {
         let why = format!("owner {} and mode {:o}; remove it", stat.st_uid, stat.st_mode & 0o7777);
         return Err(Fault::refused(Step::Uid, format!("trust {DIRECTORY}"), why));
     }
-    Ok(directory)
+    Ok(Some(directory))
 }
 
 /// Takes the lock of one uid; `None` if another job holds it.
@@ -59,7 +62,7 @@ pub fn try_lease(uid: u32) -> Result<Option<Lease>, Fault> {
     // Whoever releases a lease removes its file, and may remove the directory too: take only a
     // lock on the file that has the name at that moment, and start again if either is gone.
     for _ in 0..100 {
-        let directory = directory()?;
+        let Some(directory) = directory()? else { continue };
         let name = uid.to_string();
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let file = match openat(directory.as_fd(), name.as_str(), flags, Mode::from_bits_truncate(0o600)) {

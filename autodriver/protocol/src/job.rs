@@ -92,7 +92,7 @@ pub struct Input {
 pub struct Output {
     /// Relative to the job directory.
     pub glob: String,
-    /// A directory on the machine, made if missing.
+    /// On the machine: a directory, made if missing; or, for a GLOB without wildcards, the new name.
     pub dest: String,
 }
 
@@ -221,7 +221,7 @@ pub struct Options {
     #[arg(long = "in", value_name = "SRC[:DEST]")]
     #[serde(rename = "in", skip_serializing_if = "Vec::is_empty")]
     pub inputs: Vec<Input>,
-    /// After the job, copy regular files matching GLOB from the job directory to directory DEST
+    /// After the job, copy regular files matching GLOB from the job directory to DEST, as cp(1) would
     #[arg(long = "out", value_name = "GLOB:DEST")]
     #[serde(rename = "out", skip_serializing_if = "Vec::is_empty")]
     pub outputs: Vec<Output>,

@@ -212,7 +212,12 @@ fn bind_entry(
         // What the machine shows is read-only: the destination must exist there.
         None if shown => {
             let target = std::fs::metadata(Path::new(&plan.root).join(dest));
-            target.map_err(|error| fault(what.clone())(errno_of(&error)))?;
+            target.map_err(|error| Fault {
+                because: Some(format!(
+                    "/{first} is the machine's and read-only: the destination must exist there"
+                )),
+                ..fault(what.clone())(errno_of(&error))
+            })?;
         }
         None => storage.mount_point("root", Path::new(dest), source.is_dir()).map_err(fault(what.clone()))?,
     }

@@ -15,6 +15,8 @@ const SAMPLE_MAX: Duration = Duration::from_millis(100);
 const SAMPLE_MIN: Duration = Duration::from_millis(2);
 /// How fast memory can be filled, bytes for each microsecond: a generous bound for two cores.
 const FILL_RATE: u64 = 4096;
+/// How long a job may go on with full storage: it fails, copes, or is ended.
+const FULL_MAX: Duration = Duration::from_secs(1);
 /// The storage counts as full when less than a page is left.
 const PAGE: u64 = 4096;
 
@@ -26,6 +28,8 @@ pub struct Limits {
     next_sample: Instant,
     storage_before: u64,
     processors: u64,
+    full_since: Option<Instant>,
+    full_seen: (bool, bool),
 }
 
 /// What the storage has no room for.
@@ -40,7 +44,15 @@ impl Limits {
     /// The clocks start now: the program was executed.
     pub fn start(now: Instant, storage: &Storage, processors: u64) -> Limits {
         let storage_before = storage.usage().map_or(0, |usage| usage.bytes);
-        Limits { started: now, last_output: now, next_sample: now + SAMPLE_MIN, storage_before, processors }
+        Limits {
+            started: now,
+            last_output: now,
+            next_sample: now + SAMPLE_MIN,
+            storage_before,
+            processors,
+            full_since: None,
+            full_seen: (false, false),
+        }
     }
 
     /// Since the program was executed.
@@ -89,11 +101,27 @@ impl Limits {
                 None => {}
             }
         }
-        if full(storage.usage(), plan) != (false, false) {
+        if self.stays_full(now, plan, storage) {
             return Some(Cause::DiskLimit);
         }
         self.next_sample = now + wait.max(SAMPLE_MIN);
         None
+    }
+
+    /// Whether the storage has been full for so long that the job will not cope with it.
+    fn stays_full(&mut self, now: Instant, plan: &Plan, storage: &Storage) -> bool {
+        let (bytes, inodes) = full(storage.usage(), plan);
+        self.full_seen = (self.full_seen.0 | bytes, self.full_seen.1 | inodes);
+        if !bytes && !inodes {
+            self.full_since = None;
+            return false;
+        }
+        now >= *self.full_since.get_or_insert(now) + FULL_MAX
+    }
+
+    /// What the storage was seen to have no room for, at any sample.
+    pub fn full_seen(&self) -> (bool, bool) {
+        self.full_seen
     }
 
     /// Memory that the job may still use. Charged to it are its own memory, its files in the

@@ -288,14 +288,10 @@ impl Job {
             }
             Phase::Running => {
                 let limits = self.limits.as_mut();
-                match limits.and_then(|limits| limits.check(now, &self.plan, &self.cgroup, storage)) {
-                    // At the end there may be room again: files without a name die with the job.
-                    Some(Cause::DiskLimit) => {
-                        self.note_fullness(storage);
-                        self.end(Cause::DiskLimit, now);
-                    }
-                    Some(cause) => self.end(cause, now),
-                    None => {}
+                if let Some(cause) =
+                    limits.and_then(|limits| limits.check(now, &self.plan, &self.cgroup, storage))
+                {
+                    self.end(cause, now);
                 }
             }
             Phase::Terminating { until } if now >= until => self.die(now),
@@ -303,12 +299,6 @@ impl Job {
             Phase::Dying { .. } => self.kill(),
             _ => {}
         }
-    }
-
-    fn note_fullness(&mut self, storage: &Storage) {
-        let (disk, inodes) = limits::full(storage.usage(), &self.plan);
-        self.happened.disk_full |= disk;
-        self.happened.inodes_full |= inodes;
     }
 
     /// When [`Job::tick`] must be called at the latest.
@@ -341,7 +331,10 @@ impl Job {
     /// The end: what is left to deliver of each stream, and everything for the report.
     pub fn finish(mut self, storage: &Storage) -> ([Vec<u8>; 2], Outcome) {
         let account = self.cgroup.account();
-        self.note_fullness(storage);
+        let seen = self.limits.as_ref().map_or((false, false), Limits::full_seen);
+        let (bytes, inodes) = limits::full(storage.usage(), &self.plan);
+        (self.happened.disk_full, self.happened.inodes_full) = (bytes, inodes);
+        (self.happened.disk_seen_full, self.happened.inodes_seen_full) = (seen.0 | bytes, seen.1 | inodes);
         self.happened.oom_killed = account.oom_kills > 0;
         self.happened.forks_refused = account.forks_refused > 0;
         self.happened.output_over = self.output_is_over();

@@ -31,6 +31,10 @@ pub struct Happened {
     pub disk_full: bool,
     /// The storage had no inode left at the end.
     pub inodes_full: bool,
+    /// It had none at some time.
+    pub disk_seen_full: bool,
+    /// As `disk_seen_full`.
+    pub inodes_seen_full: bool,
     /// The fork limit refused something.
     pub forks_refused: bool,
     /// More output than the cap.
@@ -101,8 +105,8 @@ fn limits_hit(happened: &Happened) -> Vec<&'static str> {
         ("pids", happened.forks_refused),
         ("output", happened.output_over),
         ("fsize", signaled(SIGXFSZ)),
-        ("disk", happened.disk_full),
-        ("inodes", happened.inodes_full),
+        ("disk", happened.disk_full || happened.disk_seen_full),
+        ("inodes", happened.inodes_full || happened.inodes_seen_full),
     ];
     rows.into_iter().filter(|(_, hit)| *hit).map(|(name, _)| name).collect()
 }
@@ -134,6 +138,12 @@ mod tests {
             (Happened { disk_full: true, ..exit(2) }, Cause::DiskLimit, "disk"),
             (Happened { disk_full: true, ..exit(0) }, Cause::Exited, "disk"),
             (Happened { inodes_full: true, ..exit(1) }, Cause::DiskLimit, "inodes"),
+            (Happened { disk_seen_full: true, ..exit(1) }, Cause::Exited, "disk"),
+            (
+                Happened { disk_seen_full: true, killed: Some(Cause::DiskLimit), ..signal(9) },
+                Cause::DiskLimit,
+                "disk",
+            ),
             (Happened { forks_refused: true, ..exit(0) }, Cause::Exited, "pids"),
             (Happened { output_over: true, ..exit(0) }, Cause::Exited, "output"),
             (Happened { executed: true, ..Happened::default() }, Cause::InternalError, ""),
