@@ -2,7 +2,7 @@
 //! the other, each in a sandbox and a cgroup of its own.
 
 use std::os::fd::OwnedFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use autodriver_protocol::report::{Leftover, Report, Restore, Timing, Usage, REPORT_VERSION};
 use autodriver_protocol::Layer;
@@ -113,7 +113,7 @@ impl Slot {
         leftovers.extend(look(self.lease.uid, plan.applies(Layer::IpcNamespace)));
         self.leftovers.extend(leftovers.iter().cloned());
         let verdict = judge(happened);
-        let micros = |duration: std::time::Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         Report {
             version: REPORT_VERSION,
             cause: verdict.cause,
@@ -156,8 +156,14 @@ impl Slot {
 }
 
 fn lease_user(uid: u32) -> Result<Lease, Fault> {
-    let busy = || Fault::refused(Step::Uid, format!("run as uid {uid}"), "another job is running as it");
-    uids::try_lease(uid)?.ok_or_else(busy)
+    // A driver that looks whether the uid's last holder is dead has the lock for a moment.
+    for _ in 0..20 {
+        if let Some(lease) = uids::try_lease(uid)? {
+            return Ok(lease);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Err(Fault::refused(Step::Uid, format!("run as uid {uid}"), "another job is running as it"))
 }
 
 /// The report on a job that could not be started.
