@@ -420,4 +420,47 @@ mod tests {
         let mut guest = Scanner::for_host_signature();
         assert_eq!(guest.push(b"GET / HTTP/1.1"), Err(WireError::NoSignature));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_give_frames_or_an_error_and_never_more_memory_than_came(
+            bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..4096),
+            split in 1..64_usize,
+        ) {
+            let mut decoder = Decoder::new(Direction::FromGuest);
+            let mut taken = 0;
+            'stream: for chunk in bytes.chunks(split) {
+                decoder.push(chunk);
+                loop {
+                    match decoder.next_frame() {
+                        Ok(Some((header, payload))) => {
+                            proptest::prop_assert_eq!(header.length, payload.len());
+                            taken += HEADER_LEN + payload.len();
+                        }
+                        Ok(None) => break,
+                        Err(_) => break 'stream,
+                    }
+                }
+            }
+            proptest::prop_assert!(taken <= bytes.len());
+            proptest::prop_assert!(decoder.buffer.len() <= bytes.len() + 2 * READ_LEN);
+        }
+
+        #[test]
+        fn frames_read_back_however_they_are_split(
+            payloads in proptest::collection::vec(proptest::collection::vec(proptest::num::u8::ANY, 0..300), 0..8),
+            split in 1..200_usize,
+        ) {
+            let bytes: Vec<u8> = payloads.iter().flat_map(|payload| encode(Kind::Put, 3, payload)).collect();
+            let mut decoder = Decoder::new(Direction::FromHost);
+            let mut got = Vec::new();
+            for chunk in bytes.chunks(split) {
+                decoder.push(chunk);
+                while let Some((_, payload)) = decoder.next_frame().unwrap() {
+                    got.push(payload.to_vec());
+                }
+            }
+            proptest::prop_assert_eq!(got, payloads);
+        }
+    }
 }
