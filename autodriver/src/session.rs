@@ -90,6 +90,8 @@ struct Put {
     written: usize,
     /// The empty frame came.
     complete: bool,
+    /// The host does not want it any more.
+    cancelled: bool,
 }
 
 /// One job of a connection.
@@ -153,6 +155,15 @@ impl Transfer {
 }
 
 impl Put {
+    /// The stream ends here, and the worker with it: on its way out it removes what is not complete,
+    /// which it could not if it were killed.
+    fn cancel(&mut self, poller: &Poller) {
+        self.cancelled = true;
+        self.pending.clear();
+        self.written = 0;
+        self.transfer.end_stream(poller);
+    }
+
     /// Hands on what the worker takes now. A worker that takes no more has ended, and says why.
     fn push(&mut self, poller: &Poller) {
         while self.written < self.pending.len() {
@@ -241,14 +252,21 @@ impl Session {
             let task = Task::Unpack(Accept { limits, modes: Modes::Keep, links: true });
             let transfer = Transfer::start(&task, &self.slot)
                 .map_err(|fault| (ErrorCode::SetupFailed, fault.to_string()))?;
-            self.activity =
-                Activity::Putting(Put { transfer, pending: Vec::new(), written: 0, complete: false });
+            self.activity = Activity::Putting(Put {
+                transfer,
+                pending: Vec::new(),
+                written: 0,
+                complete: false,
+                cancelled: false,
+            });
         }
         match &mut self.activity {
             Activity::Putting(put) => {
                 put.complete = payload.is_empty();
-                put.pending.extend_from_slice(payload);
-                put.push(poller);
+                if !put.cancelled {
+                    put.pending.extend_from_slice(payload);
+                    put.push(poller);
+                }
             }
             Activity::Skipping if payload.is_empty() => {
                 self.activity = Activity::Idle;
@@ -313,22 +331,15 @@ impl Session {
 
     /// Ends what is under way.
     pub fn cancel(&mut self, poller: &Poller, wire: &mut Wire, id: u32) {
-        let cancelled = |wire: &mut Wire| wire.send_error(id, ErrorCode::Cancelled, "cancelled");
         match &mut self.activity {
             Activity::Idle | Activity::Skipping => {}
             Activity::Running { job, .. } => job.end(Cause::Cancelled, Instant::now()),
-            Activity::Putting(put) => {
-                let complete = put.complete;
-                put.transfer.stop_watching(poller);
-                self.activity = if complete { Activity::Idle } else { Activity::Skipping };
-                self.phase = if complete { Phase::Idle } else { self.phase };
-                cancelled(wire);
-            }
+            Activity::Putting(put) => put.cancel(poller),
             Activity::Getting(transfer) => {
                 transfer.stop_watching(poller);
                 self.activity = Activity::Idle;
                 self.phase = if self.closing { self.phase } else { Phase::Idle };
-                cancelled(wire);
+                wire.send_error(id, ErrorCode::Cancelled, "cancelled");
             }
         }
     }
@@ -356,19 +367,21 @@ impl Session {
     }
 
     fn transfer_ended(&mut self, poller: &Poller, wire: &mut Wire, id: u32) {
-        let (mut transfer, complete, kind) = match std::mem::replace(&mut self.activity, Activity::Idle) {
-            Activity::Putting(put) => (put.transfer, put.complete, Kind::PutDone),
-            Activity::Getting(transfer) => (transfer, true, Kind::GetDone),
-            other => {
-                self.activity = other;
-                return;
-            }
-        };
+        let (mut transfer, complete, cancelled, kind) =
+            match std::mem::replace(&mut self.activity, Activity::Idle) {
+                Activity::Putting(put) => (put.transfer, put.complete, put.cancelled, Kind::PutDone),
+                Activity::Getting(transfer) => (transfer, true, false, Kind::GetDone),
+                other => {
+                    self.activity = other;
+                    return;
+                }
+            };
         transfer.stop_watching(poller);
         match transfer.worker.finish() {
+            _ if cancelled => wire.send_error(id, ErrorCode::Cancelled, "cancelled"),
             Ok(done) if complete => wire.send_json(kind, id, &done),
             Ok(_) => {
-                wire.send_error(id, ErrorCode::TransferFailed, "the archive ended before its stream did")
+                wire.send_error(id, ErrorCode::TransferFailed, "the archive ended before its stream did");
             }
             Err(fault) => wire.send_error(id, ErrorCode::TransferFailed, fault.to_string()),
         }
