@@ -98,6 +98,7 @@ impl Server {
                     }
                     token => self.wake(token),
                 }
+                self.tick();
             }
             self.advance();
         }
@@ -109,6 +110,13 @@ impl Server {
         if let Some((session, wakeup)) = self.sessions.get_mut(&job).zip(Wakeup::from_number(token & 0xff)) {
             session.wake(wakeup, &self.poller, &mut self.wire, job);
         }
+    }
+
+    /// Looks at the limits that are due. Starting or ending one job takes milliseconds, in which another
+    /// could pass a limit and be gone.
+    fn tick(&mut self) {
+        let now = Instant::now();
+        self.sessions.values_mut().for_each(|session| session.tick(now));
     }
 
     /// Lets every session do what time and events have made possible.
@@ -137,6 +145,7 @@ impl Server {
         self.wire.receive()?;
         while let Some(request) = self.wire.next_request()? {
             self.request(&request)?;
+            self.tick();
         }
         Ok(())
     }

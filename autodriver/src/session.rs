@@ -392,6 +392,13 @@ impl Session {
         }
     }
 
+    /// Looks at the limits of a running job, if it is time.
+    pub fn tick(&mut self, now: Instant) {
+        if let Activity::Running { job, .. } = &mut self.activity {
+            job.tick(now, self.slot.storage());
+        }
+    }
+
     /// Does what time and events have made possible, and sends what came of it.
     pub fn advance(&mut self, now: Instant, poller: &Poller, wire: &mut Wire, id: u32) {
         let Activity::Running { job, started, .. } = &mut self.activity else { return };

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::fault::{Fault, Step};
 use crate::sandbox::give_up;
 use crate::sys::fd::close_all_but;
-use crate::sys::process::{clone3, exit_now, pidfd_send_signal, Child, Forked};
+use crate::sys::process::{clone3, exit_now, pidfd_send_signal, set_nice, Child, Forked};
 
 /// What a worker does.
 #[derive(Debug)]
@@ -85,6 +85,8 @@ fn work(task: &Task, root: BorrowedFd<'_>, uid: u32, stream: OwnedFd, ending: Ow
 }
 
 fn confine(root: BorrowedFd<'_>, uid: u32, stream: &OwnedFd, ending: &OwnedFd) -> Result<(), Errno> {
+    // As for a job.
+    let _ = set_nice(0);
     fchdir(root)?;
     chroot(".")?;
     close_all_but(&mut [stream.as_raw_fd(), ending.as_raw_fd()])?;

@@ -219,6 +219,10 @@ pub fn prepare(ground: Ground<'_>) -> Result<Ready, Fault> {
 /// A file of the machine, or the null device.
 fn open_stdin(path: Option<&str>, storage: &Storage) -> Result<OwnedFd, Fault> {
     let Some(path) = path else {
+        // An image need not have one.
+        if let Ok(null) = std::fs::File::open("/dev/null") {
+            return Ok(null.into());
+        }
         return storage.null().map_err(|errno| Fault::new(Step::Storage, "open the job's /dev/null", errno));
     };
     let file = std::fs::File::open(path);

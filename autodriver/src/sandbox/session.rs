@@ -26,6 +26,8 @@ pub(super) fn apply(prepared: &Prepared) -> Result<(), Failed> {
     dup2_stdin(&prepared.stdin).map_err(on(2))?;
     dup2_stdout(&prepared.stdout).map_err(on(3))?;
     dup2_stderr(prepared.stderr.as_ref().unwrap_or(&prepared.stdout)).map_err(on(3))?;
+    // Down from the driver's -20, which is always allowed; a driver that was refused that kept its own.
+    let _ = crate::sys::process::set_nice(0);
     umask(Mode::from_bits_truncate(0o022));
     crate::sys::process::join_new_session_keyring().map_err(on(4))?;
     // First to go when the whole machine is out of memory. Without the file there is no killer.

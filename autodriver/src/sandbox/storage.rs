@@ -138,7 +138,7 @@ impl Storage {
         }
     }
 
-    /// The null device, of the job's own `/dev`: an image need not have one.
+    /// The null device, of the job's own `/dev`.
     ///
     /// # Errors
     /// Those of open(2).

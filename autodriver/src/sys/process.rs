@@ -138,6 +138,12 @@ pub fn default_signals() -> Result<(), Errno> {
     Ok(())
 }
 
+/// Sets this process's nice value: setpriority(2).
+pub fn set_nice(nice: i32) -> Result<(), Errno> {
+    // SAFETY: no pointers are passed; 0 names the caller.
+    check(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) }.into()).map(drop)
+}
+
 /// The ABI version of Landlock; 0 where the kernel has none, or it is not enabled.
 pub fn landlock_abi() -> i32 {
     const LANDLOCK_CREATE_RULESET_VERSION: libc::c_uint = 1;
