@@ -166,3 +166,19 @@ fn thirty_two_bit_programs_run_where_they_are_allowed() {
     let refused = run(false);
     assert!(refused.text().ends_with("159"), "killed by SIGSYS: {refused}");
 }
+
+#[test]
+fn client_written_from_the_documentation_runs_a_job() {
+    need(&["python3", "make", "cc"]);
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let output = Command::new("/usr/bin/python3")
+        .arg(folder.join("client.py"))
+        .arg(e2e::autodriver())
+        .arg(folder.join("jobs/c-score"))
+        .output()
+        .expect("python3");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}{complaint}");
+    assert_eq!(text.lines().last(), Some(r#"{"scores": {"p1": 10}}"#), "{text}{complaint}");
+}
