@@ -7,9 +7,9 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Instant;
 
-use autodriver_protocol::archive::{self, open_directory, Accept, Limits, Modes, Selection};
+use autodriver_protocol::archive::{self, open_directory, Selection};
 use autodriver_protocol::job::{Input, Output, DOCUMENT_MAX};
-use autodriver_protocol::report::{LayerState, Report, RestoreState};
+use autodriver_protocol::report::{LayerReport, Report, RestoreState};
 use autodriver_protocol::{Cause, Options};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -23,10 +23,7 @@ use crate::poller::{Interest, Poller};
 use crate::restore;
 use crate::slot::{setup_failed, Slot};
 use crate::supervise::{Job, Source};
-use crate::transfer::{self, Task};
-
-/// Most entries of one `--in` or `--out`.
-pub const ENTRIES_MAX: u64 = 1_000_000;
+use crate::transfer::{self, Task, ENTRIES_MAX, LIMITS, RESULTS};
 
 /// Runs; the exit status, or the sentence that goes with 125.
 pub fn main(document: Option<&str>, options: Options) -> Result<u8, String> {
@@ -81,23 +78,21 @@ impl Request {
     fn run(mut self, plan: Plan, facts: &Facts, requested: Instant) -> Result<u8, String> {
         let signals = block_signals().map_err(|fault| fault.to_string())?;
         restore::heal(&facts.hierarchy).map_err(|fault| fault.to_string())?;
-        let user = plan.user.clone();
-        let named = plan.clone();
-        let opened = Slot::open(&user, facts.half_memory, ENTRIES_MAX);
-        let mut slot = match opened {
+        let layers = plan.layers.clone();
+        let mut slot = match Slot::open(&plan.user, facts.half_memory, ENTRIES_MAX) {
             Ok(slot) => slot,
-            Err(fault) => return self.failed(&named, &fault),
+            Err(fault) => return self.failed(layers, &fault),
         };
         if let Err(fault) = self.copy_in(&slot) {
             slot.close();
-            return self.failed(&named, &fault);
+            return self.failed(layers, &fault);
         }
         let ended = slot.start(plan, facts, requested, None).and_then(|job| follow(job, &slot, &signals));
         let (outcome, outlets) = match ended {
             Ok(ended) => ended,
             Err(fault) => {
                 slot.close();
-                return self.failed(&named, &fault);
+                return self.failed(layers, &fault);
             }
         };
         let mut report = slot.conclude(outcome);
@@ -113,8 +108,8 @@ impl Request {
     }
 
     /// The job could not be started: a report all the same.
-    fn failed(&mut self, plan: &Plan, fault: &Fault) -> Result<u8, String> {
-        let report = setup_failed(plan, fault);
+    fn failed(&mut self, layers: Vec<LayerReport>, fault: &Fault) -> Result<u8, String> {
+        let report = setup_failed(layers, fault);
         self.write_report(&report)?;
         Err(fault.to_string())
     }
@@ -131,7 +126,7 @@ impl Request {
         self.write_report(report)?;
         if !self.quiet {
             say(&summary(report));
-            if let Some(line) = weaker(report) {
+            if let Some(line) = report.weaker() {
                 say(&line);
             }
         } else if let Some(fault) = &report.fault {
@@ -141,22 +136,20 @@ impl Request {
     }
 
     fn copy_in(&self, slot: &Slot) -> Result<(), Fault> {
-        let limits = Limits { entries: ENTRIES_MAX, bytes: u64::MAX };
-        let accept = Accept { limits, modes: Modes::Keep, links: true };
         for input in &self.inputs {
             let fault = |why: String| Fault::refused(Step::Transfer, format!("copy --in {}", input.src), why);
             let source = std::fs::metadata(&input.src).map_err(|error| fault(error.to_string()))?;
             let (dest, is_file) = (input.dest.as_deref().unwrap_or(""), !source.is_dir());
             let name =
                 destination(input, dest, is_file).map_err(|why| fault(format!("to '{dest}': {why}")))?;
-            let mut worker = transfer::start(&Task::Unpack(accept), slot.storage().job(), slot.uid())?;
+            let mut worker = transfer::start(&Task::Unpack, slot.storage().job(), slot.uid())?;
             let Some(stream) = worker.stream.take() else { continue };
             let packed = match is_file {
-                true => archive::pack_file(Path::new(&input.src), &name, limits, File::from(stream)),
+                true => archive::pack_file(Path::new(&input.src), &name, LIMITS, File::from(stream)),
                 false => open_directory(Path::new(&input.src))
                     .map_err(|errno| fault(errno.to_string()))
                     .map(|dir| {
-                        archive::pack_tree(dir.as_fd(), &name, &Selection::Tree, limits, File::from(stream))
+                        archive::pack_tree(dir.as_fd(), &name, &Selection::Tree, LIMITS, File::from(stream))
                     })?,
             };
             let unpacked = worker.finish();
@@ -176,7 +169,6 @@ impl Request {
     }
 
     fn copy_out(&self, slot: &Slot) -> Result<(), Fault> {
-        let limits = Limits { entries: ENTRIES_MAX, bytes: u64::MAX };
         for output in &self.outputs {
             let fault =
                 |why: String| Fault::refused(Step::Transfer, format!("copy --out {}", output.glob), why);
@@ -184,12 +176,10 @@ impl Request {
             let literal = Path::new(output.glob.trim_start_matches("./").trim_end_matches('/'));
             let (dir, rename) =
                 out_directory(output).map_err(|error| fault(format!("{}: {error}", output.dest)))?;
-            let mut worker =
-                transfer::start(&Task::Pack(selection, limits), slot.storage().job(), slot.uid())?;
+            let mut worker = transfer::start(&Task::Pack(selection), slot.storage().job(), slot.uid())?;
             let Some(stream) = worker.stream.take() else { continue };
             let rename = rename.as_deref().map(|name| (literal, Path::new(name)));
-            let accept = Accept { limits, modes: Modes::Fixed, links: false };
-            let unpacked = archive::unpack_as(dir.as_fd(), File::from(stream), accept, rename);
+            let unpacked = archive::unpack_as(dir.as_fd(), File::from(stream), RESULTS, rename);
             let done = worker.finish();
             unpacked.map_err(|error| fault(error.to_string()))?;
             let done = done?;
@@ -319,24 +309,4 @@ fn summary(report: &Report) -> String {
         text.push_str(&format!("; left behind: {} {}", leftover.kind, leftover.what));
     }
     text
-}
-
-/// The line that a weaker sandbox owes its caller.
-fn weaker(report: &Report) -> Option<String> {
-    let state = |state: LayerState| match state {
-        LayerState::Enforced => None,
-        LayerState::Substituted => Some("substituted"),
-        LayerState::Absent => Some("absent"),
-        LayerState::Skipped => Some("skipped"),
-    };
-    let words: Vec<String> = report
-        .layers
-        .iter()
-        .filter_map(|layer| {
-            let word = state(layer.state)?;
-            let why = layer.reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})"));
-            Some(format!("{} {word}{why}", layer.name))
-        })
-        .collect();
-    (!words.is_empty()).then(|| format!("layers not enforced: {}", words.join(", ")))
 }

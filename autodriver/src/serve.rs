@@ -16,9 +16,10 @@ use crate::fault::Fault;
 use crate::plan;
 use crate::poller::{Interest, Poller};
 use crate::restore;
-use crate::run::{block_signals, ENTRIES_MAX};
+use crate::run::block_signals;
 use crate::session::{Session, Wakeup};
 use crate::slot::Slot;
+use crate::transfer::ENTRIES_MAX;
 use crate::wire::{End, Request, Wire, INPUT, OUTPUT};
 
 const SIGNALS: u64 = 3;

@@ -1,25 +1,26 @@
 //! One job of a connection, from `open` to `close`: what it is doing, and what it sends.
 
-use std::os::fd::{AsFd, OwnedFd};
+mod copying;
+
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Instant;
 
-use autodriver_protocol::archive::{relative, Accept, Limits, Modes, Selection};
+use autodriver_protocol::archive::{relative, Selection};
 use autodriver_protocol::message::Get;
 use autodriver_protocol::report::Leftover;
 use autodriver_protocol::{Cause, ErrorCode, Kind, Options, Phase};
-use nix::errno::Errno;
 use nix::fcntl::{openat2, OFlag, OpenHow, ResolveFlag};
 
 use crate::facts::Facts;
 use crate::fault::{Fault, Step};
-use crate::plan::{self, plan, Plan};
+use crate::plan::{self, plan};
 use crate::poller::{Interest, Poller};
-use crate::run::ENTRIES_MAX;
 use crate::slot::{setup_failed, Slot};
 use crate::supervise::{drive_to_end, Job, Source};
-use crate::transfer::{self, Task, Worker};
+use crate::transfer::Task;
 use crate::wire::Wire;
+use copying::{Put, Transfer};
 
 /// What can wake a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,11 +56,6 @@ impl Wakeup {
     }
 }
 
-/// Most bytes of a `get` that wait to be sent.
-const GET_BACKLOG: usize = 1 << 20;
-/// Bytes of a `get` read at once.
-const GET_CHUNK: usize = 256 << 10;
-
 #[derive(Debug)]
 enum Activity {
     Idle,
@@ -74,129 +70,28 @@ enum Activity {
     Getting(Transfer),
 }
 
-/// A worker and what is watched of it.
-#[derive(Debug)]
-struct Transfer {
-    worker: Worker,
-    stream_watched: bool,
-    ending_watched: bool,
-}
-
-#[derive(Debug)]
-struct Put {
-    transfer: Transfer,
-    /// What the worker has not taken yet.
-    pending: Vec<u8>,
-    written: usize,
-    /// The empty frame came.
-    complete: bool,
-    /// The host does not want it any more.
-    cancelled: bool,
-}
-
 /// One job of a connection.
 #[derive(Debug)]
 pub struct Session {
     slot: Slot,
     phase: Phase,
     activity: Activity,
-    closing: bool,
-}
-
-impl Transfer {
-    fn start(task: &Task, slot: &Slot) -> Result<Transfer, Fault> {
-        let worker = transfer::start(task, slot.storage().job(), slot.uid())?;
-        worker.set_nonblocking()?;
-        Ok(Transfer { worker, stream_watched: false, ending_watched: false })
-    }
-
-    fn watch_stream(
-        &mut self,
-        want: bool,
-        interest: Interest,
-        poller: &Poller,
-        token: u64,
-    ) -> Result<(), Fault> {
-        let want = want && self.worker.stream.is_some();
-        if let Some(stream) = self.worker.stream.as_ref().filter(|_| want != self.stream_watched) {
-            match want {
-                true => poller.add(stream.as_fd(), interest, token)?,
-                false => poller.remove(stream.as_fd()),
-            }
-            self.stream_watched = want;
-        }
-        Ok(())
-    }
-
-    fn watch_ending(&mut self, poller: &Poller, token: u64) -> Result<(), Fault> {
-        if !self.ending_watched {
-            poller.add(self.worker.ending.as_fd(), Interest::Read, token)?;
-            self.ending_watched = true;
-        }
-        Ok(())
-    }
-
-    fn end_stream(&mut self, poller: &Poller) {
-        if let Some(stream) = self.worker.stream.take() {
-            if self.stream_watched {
-                poller.remove(stream.as_fd());
-            }
-            self.stream_watched = false;
-        }
-    }
-
-    fn stop_watching(&mut self, poller: &Poller) {
-        self.end_stream(poller);
-        if self.ending_watched {
-            poller.remove(self.worker.ending.as_fd());
-            self.ending_watched = false;
-        }
-    }
-}
-
-impl Put {
-    /// The stream ends here, and the worker with it: on its way out it removes what is not complete,
-    /// which it could not if it were killed.
-    fn cancel(&mut self, poller: &Poller) {
-        self.cancelled = true;
-        self.pending.clear();
-        self.written = 0;
-        self.transfer.end_stream(poller);
-    }
-
-    /// Hands on what the worker takes now. A worker that takes no more has ended, and says why.
-    fn push(&mut self, poller: &Poller) {
-        while self.written < self.pending.len() {
-            let Some(stream) = &self.transfer.worker.stream else { break };
-            match nix::unistd::write(stream, &self.pending[self.written..]) {
-                Ok(count) => self.written += count,
-                Err(Errno::EAGAIN) => return,
-                Err(Errno::EINTR) => {}
-                Err(_) => self.transfer.end_stream(poller),
-            }
-        }
-        self.pending.clear();
-        self.written = 0;
-        if self.complete {
-            self.transfer.end_stream(poller);
-        }
-    }
 }
 
 impl Session {
     /// A session with nothing under way.
     pub fn new(slot: Slot) -> Session {
-        Session { slot, phase: Phase::Idle, activity: Activity::Idle, closing: false }
+        Session { slot, phase: Phase::Idle, activity: Activity::Idle }
     }
 
     /// Whether requests must wait, because a put is not taken as fast as it comes.
     pub fn is_clogged(&self) -> bool {
-        matches!(&self.activity, Activity::Putting(put) if !put.pending.is_empty())
+        matches!(&self.activity, Activity::Putting(put) if put.is_clogged())
     }
 
     /// Whether `close` was asked for and nothing is under way.
     pub fn is_closable(&self) -> bool {
-        self.closing && matches!(self.activity, Activity::Idle | Activity::Skipping)
+        self.phase == Phase::Closing && matches!(self.activity, Activity::Idle | Activity::Skipping)
     }
 
     /// When [`Session::advance`] must be called at the latest.
@@ -226,12 +121,7 @@ impl Session {
             Kind::Put => self.put(payload, poller),
             Kind::Run => self.run(payload, facts, wire, id),
             Kind::Get => self.get(payload),
-            Kind::Cancel => {
-                self.cancel(poller, wire, id);
-                Ok(())
-            }
-            Kind::Close => {
-                self.closing = true;
+            Kind::Cancel | Kind::Close => {
                 self.cancel(poller, wire, id);
                 Ok(())
             }
@@ -248,25 +138,13 @@ impl Session {
 
     fn put(&mut self, payload: &[u8], poller: &Poller) -> Result<(), (ErrorCode, String)> {
         if matches!(self.activity, Activity::Idle) {
-            let limits = Limits { entries: ENTRIES_MAX, bytes: u64::MAX };
-            let task = Task::Unpack(Accept { limits, modes: Modes::Keep, links: true });
-            let transfer = Transfer::start(&task, &self.slot)
+            let transfer = Transfer::start(&Task::Unpack, &self.slot)
                 .map_err(|fault| (ErrorCode::SetupFailed, fault.to_string()))?;
-            self.activity = Activity::Putting(Put {
-                transfer,
-                pending: Vec::new(),
-                written: 0,
-                complete: false,
-                cancelled: false,
-            });
+            self.activity = Activity::Putting(Put::new(transfer));
         }
         match &mut self.activity {
             Activity::Putting(put) => {
-                put.complete = payload.is_empty();
-                if !put.cancelled {
-                    put.pending.extend_from_slice(payload);
-                    put.push(poller);
-                }
+                put.take(payload, poller);
             }
             Activity::Skipping if payload.is_empty() => {
                 self.activity = Activity::Idle;
@@ -293,18 +171,17 @@ impl Session {
         let stdin =
             stdin.map(|path| self.open_stdin(&path)).transpose().map_err(|fault| bad(fault.to_string()))?;
         let plan = plan(options, facts).map_err(|refusal| bad(refusal.0))?;
-        match self.slot.start(plan.clone(), facts, requested, stdin) {
+        let layers = plan.layers.clone();
+        match self.slot.start(plan, facts, requested, stdin) {
             Ok(job) => {
                 self.activity = Activity::Running { job: Box::new(job), started: false, watched: false }
             }
-            Err(fault) => self.could_not_start(&plan, &fault, wire, id),
+            Err(fault) => {
+                self.phase = Phase::Idle;
+                wire.send_json(Kind::Report, id, &setup_failed(layers, &fault));
+            }
         }
         Ok(())
-    }
-
-    fn could_not_start(&mut self, plan: &Plan, fault: &Fault, wire: &mut Wire, id: u32) {
-        self.phase = Phase::Idle;
-        wire.send_json(Kind::Report, id, &setup_failed(plan, fault));
     }
 
     /// A file of the job directory, by a path that no link of the job leads astray.
@@ -322,11 +199,17 @@ impl Session {
         let bad = |why: String| (ErrorCode::BadRequest, why);
         let get: Get = serde_json::from_slice(payload).map_err(|error| bad(format!("get: {error}")))?;
         let selection = Selection::globs(&get.globs).map_err(|error| bad(error.to_string()))?;
-        let task = Task::Pack(selection, Limits { entries: ENTRIES_MAX, bytes: u64::MAX });
-        let transfer = Transfer::start(&task, &self.slot)
+        let transfer = Transfer::start(&Task::Pack(selection), &self.slot)
             .map_err(|fault| (ErrorCode::SetupFailed, fault.to_string()))?;
         self.activity = Activity::Getting(transfer);
         Ok(())
+    }
+
+    /// What was under way has ended; a job that is to be closed stays so.
+    fn settle(&mut self) {
+        if self.phase != Phase::Closing {
+            self.phase = Phase::Idle;
+        }
     }
 
     /// Ends what is under way.
@@ -338,7 +221,7 @@ impl Session {
             Activity::Getting(transfer) => {
                 transfer.stop_watching(poller);
                 self.activity = Activity::Idle;
-                self.phase = if self.closing { self.phase } else { Phase::Idle };
+                self.settle();
                 wire.send_error(id, ErrorCode::Cancelled, "cancelled");
             }
         }
@@ -354,7 +237,7 @@ impl Session {
                 }
             }
             (Activity::Putting(put), Wakeup::Stream) => put.push(poller),
-            (Activity::Getting(transfer), Wakeup::Stream) => read_stream(transfer, poller, wire, id),
+            (Activity::Getting(transfer), Wakeup::Stream) => transfer.send_on(poller, wire, id),
             (Activity::Putting(Put { transfer, .. }) | Activity::Getting(transfer), Wakeup::Ending) => {
                 let ended = transfer.worker.listen();
                 if ended {
@@ -386,7 +269,7 @@ impl Session {
             Err(fault) => wire.send_error(id, ErrorCode::TransferFailed, fault.to_string()),
         }
         if complete {
-            self.phase = if self.closing { self.phase } else { Phase::Idle };
+            self.settle();
         } else {
             self.activity = Activity::Skipping;
         }
@@ -425,7 +308,7 @@ impl Session {
             wire.send_data(kind, id, &rest);
         }
         wire.send_json(Kind::Report, id, &self.slot.conclude(outcome));
-        self.phase = if self.closing { self.phase } else { Phase::Idle };
+        self.settle();
     }
 
     /// Watches what can wake this session.
@@ -448,19 +331,9 @@ impl Session {
                 }
                 Ok(())
             }
-            Activity::Putting(put) => {
-                let clogged = !put.pending.is_empty();
-                put.transfer.watch_stream(clogged, Interest::Write, poller, token(Wakeup::Stream))?;
-                put.transfer.watch_ending(poller, token(Wakeup::Ending))
-            }
+            Activity::Putting(put) => put.watch(poller, token(Wakeup::Stream), token(Wakeup::Ending)),
             Activity::Getting(transfer) => {
-                let room = wire.backlog() < GET_BACKLOG;
-                transfer.watch_stream(room, Interest::Read, poller, token(Wakeup::Stream))?;
-                // The end is looked at once the stream has ended, so that room decides the pace.
-                if transfer.worker.stream.is_none() {
-                    transfer.watch_ending(poller, token(Wakeup::Ending))?;
-                }
-                Ok(())
+                transfer.watch_get(poller, token(Wakeup::Stream), token(Wakeup::Ending), wire)
             }
             _ => Ok(()),
         }
@@ -501,16 +374,5 @@ fn check_keys(options: &Options) -> Result<(), String> {
             Err(format!("job document: key '{key}' has no meaning here; {instead} replaces it"))
         }
         None => Ok(()),
-    }
-}
-
-fn read_stream(transfer: &mut Transfer, poller: &Poller, wire: &mut Wire, id: u32) {
-    let Some(stream) = &transfer.worker.stream else { return };
-    let mut buffer = vec![0; GET_CHUNK];
-    match nix::unistd::read(stream, &mut buffer) {
-        Ok(0) => transfer.end_stream(poller),
-        Ok(count) => wire.send_data(Kind::Data, id, &buffer[..count]),
-        Err(Errno::EAGAIN | Errno::EINTR) => {}
-        Err(_) => transfer.end_stream(poller),
     }
 }

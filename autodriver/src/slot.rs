@@ -4,7 +4,7 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use autodriver_protocol::report::{Leftover, Report, Restore, Timing, Usage, REPORT_VERSION};
+use autodriver_protocol::report::{LayerReport, Leftover, Report, Restore, Timing, Usage, REPORT_VERSION};
 use autodriver_protocol::Layer;
 
 use crate::facts::Facts;
@@ -15,7 +15,7 @@ use crate::sandbox::accounts::{Account, AccountFiles};
 use crate::sandbox::cgroup::{Cgroup, Limits};
 use crate::sandbox::prepare::Ground;
 use crate::sandbox::spawn::spawn;
-use crate::sandbox::storage::{Shown, Storage};
+use crate::sandbox::storage::{Attached, Storage};
 use crate::supervise::verdict::judge;
 use crate::supervise::{Job, Outcome};
 use crate::uids::{self, Lease};
@@ -24,7 +24,7 @@ use crate::uids::{self, Lease};
 #[derive(Debug)]
 pub struct Slot {
     // In the order in which they are given back: the uid last.
-    shown: Option<Shown>,
+    shown: Option<Attached>,
     storage: Storage,
     files: AccountFiles,
     lease: Lease,
@@ -77,7 +77,14 @@ impl Slot {
             plan.tmp = format!("{}/tmp", shown.0);
             self.shown = Some(shown);
         }
-        let files = if plan.root == "/" { self.files.clone() } else { AccountFiles::read(&plan.root) };
+        let other;
+        let files = match plan.root.as_str() {
+            "/" => &self.files,
+            root => {
+                other = AccountFiles::read(root);
+                &other
+            }
+        };
         let account = Account { name: files.name_of(self.lease.uid), uid: self.lease.uid };
         let applies = |layer| plan.applies(layer);
         let (bytes, inodes) = if applies(Layer::Disk) { (plan.disk, plan.inodes) } else { (0, 0) };
@@ -91,7 +98,7 @@ impl Slot {
         let ground = Ground {
             plan: &plan,
             account: &account,
-            files: &files,
+            files,
             storage: &self.storage,
             cgroup: &cgroup,
             landlock_abi: facts.landlock_abi,
@@ -167,7 +174,7 @@ fn lease_user(uid: u32) -> Result<Lease, Fault> {
 }
 
 /// The report on a job that could not be started.
-pub fn setup_failed(plan: &Plan, fault: &Fault) -> Report {
+pub fn setup_failed(layers: Vec<LayerReport>, fault: &Fault) -> Report {
     Report {
         version: REPORT_VERSION,
         cause: autodriver_protocol::Cause::SetupFailed,
@@ -176,7 +183,7 @@ pub fn setup_failed(plan: &Plan, fault: &Fault) -> Report {
         limits_hit: Vec::new(),
         usage: Usage::default(),
         output: autodriver_protocol::report::OutputReport::default(),
-        layers: plan.layers.clone(),
+        layers,
         restore: Restore::from_leftovers(Vec::new()),
         fault: Some(fault.report()),
         timing: Timing::default(),

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use autodriver_protocol::archive::{self, open_directory, Accept, Limits, Selection};
+use autodriver_protocol::archive::{self, open_directory, Accept, Limits, Modes, Selection};
 use autodriver_protocol::message::Transferred;
 use nix::errno::Errno;
 use nix::fcntl::{fcntl, FcntlArg, OFlag};
@@ -21,13 +21,22 @@ use crate::sandbox::give_up;
 use crate::sys::fd::close_all_but;
 use crate::sys::process::{clone3, exit_now, pidfd_send_signal, set_nice, Child, Forked};
 
+/// Most entries of one transfer.
+pub const ENTRIES_MAX: u64 = 1_000_000;
+/// What a transfer may hold; the storage and the disk bound the bytes.
+pub const LIMITS: Limits = Limits { entries: ENTRIES_MAX, bytes: u64::MAX };
+/// What is accepted as inputs of a job.
+pub const INPUTS: Accept = Accept { limits: LIMITS, modes: Modes::Keep, links: true };
+/// What is accepted as results of a job.
+pub const RESULTS: Accept = Accept { limits: LIMITS, modes: Modes::Fixed, links: false };
+
 /// What a worker does.
 #[derive(Debug)]
 pub enum Task {
-    /// Reads a tar stream into the job directory.
-    Unpack(Accept),
+    /// Reads a tar stream of inputs into the job directory.
+    Unpack,
     /// Writes what is selected as a tar stream.
-    Pack(Selection, Limits),
+    Pack(Selection),
 }
 
 /// How it ended.
@@ -59,8 +68,8 @@ pub fn start(task: &Task, root: BorrowedFd<'_>, uid: u32) -> Result<Worker, Faul
     let _ = fcntl(&stream_rx, FcntlArg::F_SETPIPE_SZ(1 << 20));
     let (ending_rx, ending_tx) = pipe2(OFlag::O_CLOEXEC).map_err(fault)?;
     let (own, theirs) = match task {
-        Task::Unpack(_) => (stream_tx, stream_rx),
-        Task::Pack(..) => (stream_rx, stream_tx),
+        Task::Unpack => (stream_tx, stream_rx),
+        Task::Pack(_) => (stream_rx, stream_tx),
     };
     // SAFETY: the driver has one thread; the child runs `work`, which never returns.
     #[allow(unsafe_code)]
@@ -101,9 +110,9 @@ fn run(task: &Task, stream: OwnedFd) -> Result<Transferred, archive::ArchiveErro
     let failed = |errno| archive::ArchiveError::Failed { act: "open", name: "/".into(), errno };
     let root = open_directory(std::path::Path::new("/")).map_err(failed)?;
     match task {
-        Task::Unpack(accept) => archive::unpack(root.as_fd(), File::from(stream), *accept),
-        Task::Pack(selection, limits) => {
-            archive::pack_tree(root.as_fd(), std::path::Path::new(""), selection, *limits, File::from(stream))
+        Task::Unpack => archive::unpack(root.as_fd(), File::from(stream), INPUTS),
+        Task::Pack(selection) => {
+            archive::pack_tree(root.as_fd(), std::path::Path::new(""), selection, LIMITS, File::from(stream))
         }
     }
 }

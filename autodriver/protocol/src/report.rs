@@ -237,6 +237,22 @@ pub struct Report {
 }
 
 impl Report {
+    /// The line that a weaker sandbox owes its caller; `None` when every layer is enforced.
+    pub fn weaker(&self) -> Option<String> {
+        let words = self.layers.iter().filter_map(|layer| {
+            let state = match layer.state {
+                LayerState::Enforced => return None,
+                LayerState::Substituted => "substituted",
+                LayerState::Absent => "absent",
+                LayerState::Skipped => "skipped",
+            };
+            let reason = layer.reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})"));
+            Some(format!("{} {state}{reason}", layer.name))
+        });
+        let words: Vec<String> = words.collect();
+        (!words.is_empty()).then(|| format!("layers not enforced: {}", words.join(", ")))
+    }
+
     /// The exit status of `run`, by the table of the contract.
     pub fn exit_status(&self) -> u8 {
         let program = |fault: &&FaultReport| fault.step == "exec" && fault.object.starts_with("execute ");

@@ -34,7 +34,7 @@ const DIRECTORIES: [(&str, u32); 7] = [
 
 /// Device nodes of `/dev`: name, major, minor (Documentation/admin-guide/devices.txt). `tty` is
 /// harmless: the job has no controlling terminal.
-pub const DEVICES: [(&str, u64, u64); 6] =
+const DEVICES: [(&str, u64, u64); 6] =
     [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 
 /// Symbolic links of `/dev`.
@@ -49,11 +49,11 @@ const DEVICE_LINKS: [(&str, &str); 5] = [
 /// The storage of one job.
 #[derive(Debug)]
 pub struct Storage {
+    /// On kernels where it has to be attached. First, so that it is unmounted before it is let go.
+    attached: OnceCell<Attached>,
     mount: OwnedFd,
     job: OwnedFd,
     root: OwnedFd,
-    /// Where it is attached, on kernels where it has to be.
-    attached: OnceCell<String>,
     uid: u32,
 }
 
@@ -130,8 +130,8 @@ impl Storage {
         match clone() {
             // Not asked for by a clone that is thrown away: letting go of a mount waits for RCU.
             Err(Errno::EINVAL) if self.attached.get().is_none() => {
-                let place = attach_privately(&self.mount, self.uid)?;
-                self.attached.get_or_init(|| place);
+                let attached = attach_privately(&self.mount, self.uid)?;
+                self.attached.get_or_init(|| attached);
                 clone()
             }
             result => result,
@@ -168,27 +168,30 @@ impl Storage {
     /// # Errors
     /// Those of mkdir(2) and open(2).
     pub fn mount_point(&self, part: &str, path: &Path, directory: bool) -> Result<(), Errno> {
-        let base = if part == "root" { self.root.try_clone() } else { self.mount.try_clone() };
-        let mut at = base.map_err(|error| crate::fault::errno_of(&error))?;
+        let (opened, mut next);
+        let mut at = self.root.as_fd();
         if part != "root" {
-            at = open_directory(at.as_fd(), part)?;
+            opened = open_directory(self.mount.as_fd(), part)?;
+            at = opened.as_fd();
         }
         let parts: Vec<_> = path.components().map(|part| Path::new(part.as_os_str())).collect();
         let Some((last, above)) = parts.split_last() else { return Err(Errno::EINVAL) };
-        let make = |at: &OwnedFd, name: &Path| match mkdirat(at, name, Mode::from_bits_truncate(0o755)) {
+        let make = |at: BorrowedFd<'_>, name: &Path| match mkdirat(at, name, Mode::from_bits_truncate(0o755))
+        {
             Err(Errno::EEXIST) => Ok(()),
             made => made,
         };
         for name in above {
-            make(&at, name)?;
+            make(at, name)?;
             let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-            at = openat(&at, *name, flags, Mode::empty())?;
+            next = openat(at, *name, flags, Mode::empty())?;
+            at = next.as_fd();
         }
         if directory {
-            return make(&at, last);
+            return make(at, last);
         }
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        openat(&at, *last, flags, Mode::from_bits_truncate(0o644)).map(drop)
+        openat(at, *last, flags, Mode::from_bits_truncate(0o644)).map(drop)
     }
 
     /// Makes a symbolic link in the frame of the root.
@@ -207,18 +210,15 @@ impl Storage {
     ///
     /// # Errors
     /// Why it could not be mounted.
-    pub fn show(&self, uid: u32) -> Result<Shown, Fault> {
+    pub fn show(&self, uid: u32) -> Result<Attached, Fault> {
         let place = crate::uids::shown_point(uid);
         let fault = |errno| Fault::new(Step::Storage, format!("mount the job's storage on {place}"), errno);
-        // A directory that is there already may be a trap of another user: /tmp is everybody's.
-        mkdirat(AT_FDCWD, place.as_str(), Mode::from_bits_truncate(0o755)).map_err(fault)?;
-        let shown = Shown(place.clone());
         let mount = self.part(c"").map_err(fault)?;
         mount::set_attributes(mount.as_fd(), mount::attr::NOSUID | mount::attr::NODEV, false)
             .map_err(fault)?;
-        let path = CString::new(place.clone()).map_err(|_| fault(Errno::EINVAL))?;
-        mount::attach(mount.as_fd(), AT_FDCWD, &path).map_err(fault)?;
-        Ok(shown)
+        // A directory that is there already may be a trap of another user: /tmp is everybody's.
+        mkdirat(AT_FDCWD, place.as_str(), Mode::from_bits_truncate(0o755)).map_err(fault)?;
+        Attached::attach(mount.as_fd(), place.clone()).map_err(fault)
     }
 
     /// What is used and left now.
@@ -263,7 +263,7 @@ impl Storage {
 
 /// Before Linux 6.15 a mount can be cloned only where it is attached. Then the driver takes a mount
 /// namespace of its own, which no other process of the machine sees and which dies with it.
-fn attach_privately(mount: &OwnedFd, uid: u32) -> Result<String, Errno> {
+fn attach_privately(mount: &OwnedFd, uid: u32) -> Result<Attached, Errno> {
     static PRIVATE: AtomicBool = AtomicBool::new(false);
     if !PRIVATE.swap(true, Ordering::Relaxed) {
         unshare(CloneFlags::CLONE_NEWNS)?;
@@ -275,28 +275,27 @@ fn attach_privately(mount: &OwnedFd, uid: u32) -> Result<String, Errno> {
         Ok(()) | Err(Errno::EEXIST) => {}
         Err(errno) => return Err(errno),
     }
-    let path = CString::new(place.clone()).map_err(|_| Errno::EINVAL)?;
-    mount::attach(mount.as_fd(), AT_FDCWD, &path)?;
-    Ok(place)
+    Attached::attach(mount.as_fd(), place)
 }
 
-/// The storage, mounted where everybody sees it; unmounted when dropped.
+/// The storage, attached at a path; unmounted when dropped.
 #[derive(Debug)]
-pub struct Shown(pub String);
+pub struct Attached(pub String);
 
-impl Drop for Shown {
-    fn drop(&mut self) {
-        let _ = umount2(self.0.as_str(), MntFlags::MNT_DETACH);
-        let _ = unlinkat(AT_FDCWD, self.0.as_str(), UnlinkatFlags::RemoveDir);
+impl Attached {
+    /// Attaches `mount` at `place`, a directory that is there.
+    fn attach(mount: BorrowedFd<'_>, place: String) -> Result<Attached, Errno> {
+        let path = CString::new(place.clone()).map_err(|_| Errno::EINVAL)?;
+        let attached = Attached(place);
+        mount::attach(mount, AT_FDCWD, &path)?;
+        Ok(attached)
     }
 }
 
-impl Drop for Storage {
+impl Drop for Attached {
     fn drop(&mut self) {
-        if let Some(place) = self.attached.get() {
-            let _ = umount2(place.as_str(), MntFlags::MNT_DETACH);
-            let _ = unlinkat(AT_FDCWD, place.as_str(), UnlinkatFlags::RemoveDir);
-        }
+        let _ = umount2(self.0.as_str(), MntFlags::MNT_DETACH);
+        let _ = unlinkat(AT_FDCWD, self.0.as_str(), UnlinkatFlags::RemoveDir);
     }
 }
 

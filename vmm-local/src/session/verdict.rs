@@ -171,18 +171,7 @@ impl Verdict {
     /// The layers that were not in force as they should be, for people; `None`: all were.
     pub fn weaker(&self) -> Option<String> {
         let Verdict::Report(report) = self else { return None };
-        let weaker = report.layers.iter().filter_map(|layer| {
-            let state = match layer.state {
-                LayerState::Enforced => return None,
-                LayerState::Substituted => "substituted",
-                LayerState::Absent => "absent",
-                LayerState::Skipped => "skipped",
-            };
-            let reason = layer.reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})"));
-            Some(format!("{} {state}{reason}", layer.name))
-        });
-        let weaker = weaker.collect::<Vec<_>>().join(", ");
-        (!weaker.is_empty()).then(|| text::printable(&format!("layers not enforced: {weaker}")))
+        report.weaker().map(|line| text::printable(&line))
     }
 
     /// The report, or one made from the fault, so that whoever waits for it never waits in vain.
