@@ -4,6 +4,7 @@
 use std::fmt;
 
 use autodriver_protocol::archive::errno_name;
+pub use autodriver_protocol::archive::errno_of;
 use autodriver_protocol::report::FaultReport;
 use nix::errno::Errno;
 
@@ -188,11 +189,6 @@ impl fmt::Display for Fault {
 }
 
 impl std::error::Error for Fault {}
-
-/// What [`Errno`] an I/O error carries.
-pub fn errno_of(error: &std::io::Error) -> Errno {
-    Errno::from_raw(error.raw_os_error().unwrap_or(0))
-}
 
 #[cfg(test)]
 mod tests {

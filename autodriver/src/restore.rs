@@ -54,9 +54,8 @@ pub fn look(uid: u32, alone: bool) -> Vec<Leftover> {
 /// Mount points for this uid: once its slot is closed there is none, unless something failed. Where
 /// there is no directory, nothing can be mounted.
 pub fn mounts(uid: u32) -> Vec<Leftover> {
-    let places = [uids::mount_point(uid), uids::shown_point(uid)];
     let exists = |place: &String| std::fs::symlink_metadata(place).is_ok_and(|file| file.uid() == 0);
-    places.into_iter().filter(exists).map(|place| leftover("mount", place)).collect()
+    uids::mount_points(uid).into_iter().filter(exists).map(|place| leftover("mount", place)).collect()
 }
 
 /// Keys that count against the uid: proc_key-users(5).
@@ -193,5 +192,5 @@ fn remove_mount_points(uid: u32) -> Vec<Leftover> {
         let _ = nix::mount::umount2(place.as_str(), nix::mount::MntFlags::MNT_DETACH);
         std::fs::remove_dir(&place).err().map(|error| leftover("mount", format!("{place}: {error}")))
     };
-    [uids::mount_point(uid), uids::shown_point(uid)].into_iter().filter_map(remove).collect()
+    uids::mount_points(uid).into_iter().filter_map(remove).collect()
 }

@@ -129,6 +129,11 @@ pub fn shown_point(uid: u32) -> String {
     format!("/tmp/autodriver-{uid}")
 }
 
+/// Everywhere that something of this uid's may be mounted.
+pub fn mount_points(uid: u32) -> [String; 2] {
+    [mount_point(uid), shown_point(uid)]
+}
+
 /// The uid whose trace a name in the state directory is.
 pub fn uid_of_trace(name: &std::ffi::OsStr) -> Option<u32> {
     let name = name.to_str()?;

@@ -37,14 +37,22 @@ pub struct Limits {
     pub pids: Option<u64>,
 }
 
+/// Where a directory is made, and which controllers it has.
+#[derive(Clone, Debug)]
+struct Place {
+    path: PathBuf,
+    memory: bool,
+    pids: bool,
+    cpuacct: bool,
+}
+
 /// One directory.
 #[derive(Debug)]
 struct Group {
     path: PathBuf,
     fd: OwnedFd,
-    memory: bool,
-    pids: bool,
-    cpuacct: bool,
+    /// With its controllers.
+    place: Place,
 }
 
 /// The job's cgroup, in one directory or several.
@@ -71,25 +79,30 @@ pub struct Account {
     pub forks_refused: u64,
 }
 
-/// The places below which the job's directories are made, each with what it is for.
-fn places(hierarchy: &Hierarchy) -> Vec<(PathBuf, bool, bool, bool)> {
+/// The places below which the job's directories are made.
+fn places(hierarchy: &Hierarchy) -> Vec<Place> {
+    let place = |path: &PathBuf, memory, pids, cpuacct| Place { path: path.clone(), memory, pids, cpuacct };
     let v1 = match hierarchy {
         Hierarchy::None => return Vec::new(),
-        Hierarchy::V2(place) => return vec![(place.clone(), true, true, true)],
+        Hierarchy::V2(path) => return vec![place(path, true, true, true)],
         Hierarchy::V1(v1) => v1,
     };
-    let mut places: Vec<(PathBuf, bool, bool, bool)> = Vec::new();
     let rows = [
-        (&v1.memory, (true, false, false)),
-        (&v1.pids, (false, true, false)),
-        (&v1.cpu, (false, false, false)),
-        (&v1.cpuacct, (false, false, true)),
+        v1.memory.as_ref().map(|path| place(path, true, false, false)),
+        v1.pids.as_ref().map(|path| place(path, false, true, false)),
+        v1.cpu.as_ref().map(|path| place(path, false, false, false)),
+        v1.cpuacct.as_ref().map(|path| place(path, false, false, true)),
     ];
-    for (place, (memory, pids, cpuacct)) in rows {
-        let Some(place) = place else { continue };
-        match places.iter_mut().find(|(known, ..)| known == place) {
-            Some(known) => *known = (place.clone(), known.1 | memory, known.2 | pids, known.3 | cpuacct),
-            None => places.push((place.clone(), memory, pids, cpuacct)),
+    let mut places: Vec<Place> = Vec::new();
+    for row in rows.into_iter().flatten() {
+        // Controllers that are mounted together share one directory.
+        match places.iter_mut().find(|known| known.path == row.path) {
+            Some(known) => {
+                known.memory |= row.memory;
+                known.pids |= row.pids;
+                known.cpuacct |= row.cpuacct;
+            }
+            None => places.push(row),
         }
     }
     places
@@ -97,7 +110,7 @@ fn places(hierarchy: &Hierarchy) -> Vec<(PathBuf, bool, bool, bool)> {
 
 /// Every directory that a job with this uid has, or had.
 pub fn directories(hierarchy: &Hierarchy, uid: u32) -> Vec<PathBuf> {
-    places(hierarchy).into_iter().map(|(place, ..)| place.join(directory_name(uid))).collect()
+    places(hierarchy).iter().map(|place| place.path.join(directory_name(uid))).collect()
 }
 
 /// The uids of which a directory exists.
@@ -105,7 +118,7 @@ pub fn uids_present(hierarchy: &Hierarchy) -> Vec<u32> {
     let uid = |entry: std::fs::DirEntry| entry.file_name().to_str()?.strip_prefix(PREFIX)?.parse().ok();
     let entries = |place: &Path| std::fs::read_dir(place).into_iter().flatten().flatten();
     let mut uids: Vec<u32> =
-        places(hierarchy).iter().flat_map(|(place, ..)| entries(place).filter_map(uid)).collect();
+        places(hierarchy).iter().flat_map(|place| entries(&place.path).filter_map(uid)).collect();
     uids.sort_unstable();
     uids.dedup();
     uids
@@ -145,9 +158,9 @@ impl Cgroup {
     /// Which file or directory, and why; what was made is removed again.
     pub fn create(hierarchy: &Hierarchy, uid: u32, limits: Limits) -> Result<Cgroup, Fault> {
         let mut cgroup = Cgroup { groups: Vec::new(), v2: matches!(hierarchy, Hierarchy::V2(_)) };
-        for (place, memory, pids, cpuacct) in places(hierarchy) {
-            let (path, fd) = cgroup.make_directory(&place, uid)?;
-            cgroup.groups.push(Group { path, fd, memory, pids, cpuacct });
+        for place in places(hierarchy) {
+            let (path, fd) = cgroup.make_directory(&place.path, uid)?;
+            cgroup.groups.push(Group { path, fd, place });
         }
         cgroup.limit(limits)?;
         Ok(cgroup)
@@ -175,9 +188,9 @@ impl Cgroup {
     }
 
     fn limit(&self, limits: Limits) -> Result<(), Fault> {
-        for Group { path, fd, memory, pids, .. } in &self.groups {
+        for Group { path, fd, place } in &self.groups {
             let set = |file, value: &dyn Display| write(fd.as_fd(), path, file, value);
-            if let Some(bytes) = limits.memory.filter(|_| *memory) {
+            if let Some(bytes) = limits.memory.filter(|_| place.memory) {
                 if self.v2 {
                     set("memory.max", &bytes)?;
                     // Absent where the kernel has no swap.
@@ -190,7 +203,7 @@ impl Cgroup {
                     missing_is_fine(set("memory.swappiness", &0))?;
                 }
             }
-            if let Some(pids) = limits.pids.filter(|_| *pids) {
+            if let Some(pids) = limits.pids.filter(|_| place.pids) {
                 set("pids.max", &pids)?;
             }
         }
@@ -257,13 +270,13 @@ impl Cgroup {
         self.groups.get(index).map_or_else(String::new, |group| group.path.display().to_string())
     }
 
-    fn of(&self, wanted: impl Fn(&Group) -> bool) -> Option<BorrowedFd<'_>> {
-        self.groups.iter().find(|group| wanted(group)).map(|group| group.fd.as_fd())
+    fn of(&self, wanted: impl Fn(&Place) -> bool) -> Option<BorrowedFd<'_>> {
+        self.groups.iter().find(|group| wanted(&group.place)).map(|group| group.fd.as_fd())
     }
 
     /// CPU time of the tree so far, microseconds.
     pub fn cpu_us(&self) -> Option<u64> {
-        let dir = self.of(|group| group.cpuacct)?;
+        let dir = self.of(|place| place.cpuacct)?;
         match self.v2 {
             true => field(&read(dir, "cpu.stat")?, "usage_usec"),
             false => Some(number(dir, "cpuacct.usage")? / 1000),
@@ -272,13 +285,13 @@ impl Cgroup {
 
     /// Memory charged now, bytes.
     pub fn memory_now(&self) -> Option<u64> {
-        let dir = self.of(|group| group.memory)?;
+        let dir = self.of(|place| place.memory)?;
         number(dir, if self.v2 { "memory.current" } else { "memory.usage_in_bytes" })
     }
 
     /// Bytes of the page cache of files on disk: the kernel takes them back when memory is short.
     pub fn memory_reclaimable(&self) -> Option<u64> {
-        let stat = read(self.of(|group| group.memory)?, "memory.stat")?;
+        let stat = read(self.of(|place| place.memory)?, "memory.stat")?;
         let prefix = if self.v2 { "" } else { "total_" };
         let lru = |name: &str| field(&stat, &format!("{prefix}{name}")).unwrap_or(0);
         Some(lru("active_file") + lru("inactive_file"))
@@ -295,7 +308,7 @@ impl Cgroup {
     /// All that the kernel counted.
     pub fn account(&self) -> Account {
         let mut account = Account { oom_kills: self.oom_kills(), ..Account::default() };
-        if let Some(dir) = self.of(|group| group.cpuacct) {
+        if let Some(dir) = self.of(|place| place.cpuacct) {
             let stat = read(dir, "cpu.stat").filter(|_| self.v2).unwrap_or_default();
             let (user, system) = match self.v2 {
                 true => (field(&stat, "user_usec"), field(&stat, "system_usec")),
@@ -308,11 +321,11 @@ impl Cgroup {
             account.cpu_user_us = user;
             account.cpu_system_us = system;
         }
-        if let Some(dir) = self.of(|group| group.memory) {
+        if let Some(dir) = self.of(|place| place.memory) {
             account.memory_peak =
                 number(dir, if self.v2 { "memory.peak" } else { "memory.max_usage_in_bytes" });
         }
-        if let Some(dir) = self.of(|group| group.pids) {
+        if let Some(dir) = self.of(|place| place.pids) {
             account.pids_peak = number(dir, "pids.peak");
             account.forks_refused =
                 read(dir, "pids.events").and_then(|text| field(&text, "max")).unwrap_or(0);

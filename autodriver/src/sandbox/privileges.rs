@@ -11,7 +11,7 @@ use nix::unistd::{getresgid, getresuid, setgroups, setresgid, setresuid, Gid, Ui
 
 use super::prepare::Prepared;
 use super::{on, Failed};
-use crate::sys::process::{lock_securebits, securebits};
+use crate::sys::process::{lock_securebits, securebits_are_locked};
 
 /// The acts, for messages; indices below.
 pub(super) const ACTS: [&str; 8] = [
@@ -59,8 +59,7 @@ fn read_back(id: u32) -> Result<(), Errno> {
         && [gids.real, gids.effective, gids.saved].iter().all(|gid| gid.as_raw() == id);
     let sets = [CapSet::Effective, CapSet::Permitted, CapSet::Inheritable, CapSet::Bounding];
     let empty = sets.iter().all(|set| caps::read(None, *set).is_ok_and(|caps| caps.is_empty()));
-    let locked = securebits()? == 0b1110_1111;
-    if same && empty && locked {
+    if same && empty && securebits_are_locked()? {
         Ok(())
     } else {
         Err(Errno::EPERM)

@@ -296,7 +296,8 @@ impl Job {
             }
             Phase::Terminating { until } if now >= until => self.die(now),
             Phase::Dying { until } if now >= until => self.over(now),
-            Phase::Dying { .. } => self.kill(),
+            // In a PID namespace once is enough: init is dead, and nothing can be born without it.
+            Phase::Dying { .. } if !self.plan.applies(Layer::PidNamespace) => self.kill(),
             _ => {}
         }
     }
@@ -344,11 +345,11 @@ impl Job {
             Some(second) => OutputReport { stdout: Some(first), stderr: Some(second), combined: None },
             None => OutputReport { combined: Some(first), ..OutputReport::default() },
         };
-        let exec_at =
-            self.limits.as_ref().map(|limits| self.over_at.map_or(Duration::ZERO, |at| limits.elapsed(at)));
-        let wall = self.limits.as_ref().zip(self.ended_at).map(|(limits, at)| limits.elapsed(at));
+        let since_exec = |at: Option<Instant>| {
+            self.limits.as_ref().zip(at).map_or(Duration::ZERO, |(limits, at)| limits.elapsed(at))
+        };
+        let (wall, run) = (since_exec(self.ended_at), since_exec(self.over_at));
         let over_at = self.over_at.unwrap_or(self.requested);
-        let run = exec_at.unwrap_or_default();
         let outcome = Outcome {
             happened: self.happened,
             account,
@@ -356,7 +357,7 @@ impl Job {
             output,
             plan: self.plan,
             setup: over_at.saturating_duration_since(self.requested).saturating_sub(run),
-            wall: wall.unwrap_or_default(),
+            wall,
             run,
         };
         ([rest, rest_err.unwrap_or_default()], outcome)

@@ -99,18 +99,20 @@ pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: Signal) -> Result<(), Er
     check(result).map(drop)
 }
 
+/// SECBIT_NOROOT, NO_SETUID_FIXUP, NO_CAP_AMBIENT_RAISE, and the lock of each and of KEEP_CAPS.
+const SECUREBITS: libc::c_ulong = 0b1110_1111;
+
 /// Sets and locks securebits(7): uid 0 gives no capabilities, now or after any exec.
 pub fn lock_securebits() -> Result<(), Errno> {
-    // SECBIT_NOROOT, NO_SETUID_FIXUP, NO_CAP_AMBIENT_RAISE, and the lock of each and of KEEP_CAPS.
-    const BITS: libc::c_ulong = 0b1110_1111;
     // SAFETY: PR_SET_SECUREBITS takes a number.
-    check(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, BITS, 0, 0, 0) }.into()).map(drop)
+    check(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, SECUREBITS, 0, 0, 0) }.into()).map(drop)
 }
 
-/// The current securebits(7).
-pub fn securebits() -> Result<i64, Errno> {
+/// Whether [`lock_securebits`] is in force, as the kernel says.
+pub fn securebits_are_locked() -> Result<bool, Errno> {
     // SAFETY: PR_GET_SECUREBITS takes no argument.
-    check(unsafe { libc::prctl(libc::PR_GET_SECUREBITS, 0, 0, 0, 0) }.into())
+    let bits = check(unsafe { libc::prctl(libc::PR_GET_SECUREBITS, 0, 0, 0, 0) }.into())?;
+    Ok(libc::c_ulong::try_from(bits) == Ok(SECUREBITS))
 }
 
 /// Gives this process a new, empty session keyring, so that it possesses none of its parent's

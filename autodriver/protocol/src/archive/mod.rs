@@ -100,6 +100,11 @@ pub fn errno_name(errno: Errno) -> String {
     format!("{errno:?}")
 }
 
+/// The errno that an I/O error carries; 0 where it carries none.
+pub fn errno_of(error: &io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(0))
+}
+
 fn lossy(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }

@@ -14,7 +14,8 @@ use nix::unistd::{symlinkat, unlinkat, UnlinkatFlags};
 use tar::EntryType;
 
 use super::{
-    failed, open_beneath, stays_inside, ArchiveError, Limits, BUFFER, DEPTH_MAX, DIRECTORY, NAME_MAX,
+    errno_of, failed, open_beneath, stays_inside, ArchiveError, Limits, BUFFER, DEPTH_MAX, DIRECTORY,
+    NAME_MAX,
 };
 use crate::message::Transferred;
 
@@ -322,8 +323,4 @@ impl Drop for Part<'_> {
             let _ = unlinkat(self.dir, PART, UnlinkatFlags::NoRemoveDir);
         }
     }
-}
-
-fn errno_of(error: &io::Error) -> Errno {
-    Errno::from_raw(error.raw_os_error().unwrap_or(0))
 }
