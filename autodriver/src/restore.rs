@@ -123,13 +123,14 @@ pub struct Restored {
     pub leftovers: Vec<Leftover>,
 }
 
-/// Removes what killed drivers left: for each uid with a lock file or a cgroup that no living
-/// driver holds, its processes, cgroups, mount points, and at last the file itself.
+/// Removes what killed drivers left: for each uid with a record, a mount point or a cgroup that no
+/// living driver holds, its processes, cgroups, mount points, and at last the record itself.
 ///
 /// # Errors
 /// If the state directory cannot be read.
 pub fn restore(hierarchy: &Hierarchy) -> Result<Restored, Fault> {
     let mut uids = cgroup::uids_present(hierarchy);
+    uids.extend(uids::in_use()?);
     match std::fs::read_dir(uids::DIRECTORY) {
         Ok(entries) => {
             uids.extend(entries.flatten().filter_map(|entry| uids::uid_of_trace(&entry.file_name())))
@@ -155,8 +156,11 @@ pub fn restore(hierarchy: &Hierarchy) -> Result<Restored, Fault> {
         left.extend(look(uid, false));
         left.extend(mounts(uid));
         restored.cleared.push(uid);
+        match left.is_empty() {
+            true => drop(lease),
+            false => lease.keep_record(),
+        }
         restored.leftovers.extend(left);
-        drop(lease);
     }
     Ok(restored)
 }
@@ -166,7 +170,7 @@ pub fn restore(hierarchy: &Hierarchy) -> Result<Restored, Fault> {
 /// # Errors
 /// As [`restore`].
 pub fn heal(hierarchy: &Hierarchy) -> Result<(), Fault> {
-    if std::fs::symlink_metadata(uids::DIRECTORY).is_err() {
+    if uids::in_use()?.is_empty() {
         return Ok(());
     }
     restore(hierarchy).map(drop)

@@ -153,10 +153,8 @@ impl Slot {
         drop(storage);
         let uid = lease.uid;
         leftovers.extend(mounts(uid));
-        drop(lease);
-        let trace = format!("{}/{uid}", uids::DIRECTORY);
-        if std::path::Path::new(&trace).exists() && !uids::is_leased(uid) {
-            leftovers.push(Leftover { kind: "uid".into(), what: trace });
+        if !leftovers.is_empty() {
+            lease.keep_record();
         }
         leftovers
     }

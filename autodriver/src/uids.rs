@@ -1,18 +1,18 @@
-//! Uids for jobs: a range, one for each running job, leased by flock(2) on a file named after the
-//! uid. The kernel drops the lock when the driver dies, however it dies; the file that is left
-//! then is how `autodriver restore` knows whose traces to look for.
+//! Uids for jobs: a range, one for each running job, leased by a lock on one byte of a file
+//! (fcntl(2), open file description locks). The kernel drops the lock when the driver dies,
+//! however it dies; the driver's pid that stays in the file then is how the next driver, or
+//! `autodriver restore`, knows whose traces to look for.
 
 use std::fs::File;
-use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
 
 use nix::errno::Errno;
-use nix::fcntl::{openat, Flock, FlockArg, OFlag, AT_FDCWD};
+use nix::fcntl::{fcntl, openat, FcntlArg, OFlag, AT_FDCWD};
 use nix::sys::stat::{fstat, mkdirat, Mode};
-use nix::unistd::{unlinkat, UnlinkatFlags};
 
-use crate::fault::{Fault, Step};
+use crate::fault::{errno_of, Fault, Step};
 
 /// First uid of the range: the top of what Debian and systemd leave to ordinary users, where no
 /// `adduser` arrives in practice. Accounts found there are passed over.
@@ -21,70 +21,112 @@ pub const FIRST: u32 = 59_000;
 pub const LAST: u32 = 59_999;
 /// The state directory; root's, mode 0700.
 pub const DIRECTORY: &str = "/run/autodriver";
+/// In it: for each uid of the range the pid of the driver that leases it, or 0, as four bytes in
+/// the machine's order; and the locks, on the byte whose offset is the uid.
+const FILE: &str = "uids";
 
-/// A uid that no other running job has.
+/// Bytes of a record.
+const RECORD: usize = size_of::<u32>();
+
+/// A uid that no other running job has. When it is dropped its record is cleared.
 #[derive(Debug)]
 pub struct Lease {
     /// The uid, and the gid.
     pub uid: u32,
-    directory: OwnedFd,
-    _lock: Flock<File>,
+    /// Holds the lock.
+    table: File,
+    /// Where its record is, to be cleared.
+    record: Option<u64>,
+    /// The last holder was killed, and what it left has not been looked for.
+    inherited: bool,
 }
 
-/// The state directory, made if missing; `None` if another driver removed it meanwhile.
-fn directory() -> Result<Option<OwnedFd>, Fault> {
-    let fault = |errno| Fault::new(Step::Uid, format!("use {DIRECTORY}"), errno);
-    let mut made = mkdirat(AT_FDCWD, DIRECTORY, Mode::S_IRWXU);
-    if made == Err(Errno::ENOENT) {
-        mkdirat(AT_FDCWD, "/run", Mode::from_bits_truncate(0o755)).map_err(fault)?;
-        made = mkdirat(AT_FDCWD, DIRECTORY, Mode::S_IRWXU);
-    }
-    match made {
-        Ok(()) | Err(Errno::EEXIST) => {}
-        Err(errno) => return Err(fault(errno)),
-    }
+fn fault(act: impl Into<String>) -> impl Fn(Errno) -> Fault {
+    let act = act.into();
+    move |errno| Fault::new(Step::Uid, act.clone(), errno)
+}
+
+/// Opens the table, made if missing. Every lease has a description of its own: locks of one and
+/// the same do not exclude each other.
+fn table() -> Result<File, Fault> {
+    let failed = fault(format!("use {DIRECTORY}"));
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let directory = match openat(AT_FDCWD, DIRECTORY, flags, Mode::empty()) {
-        Err(Errno::ENOENT) => return Ok(None),
-        opened => opened.map_err(fault)?,
+    let open = || openat(AT_FDCWD, DIRECTORY, flags, Mode::empty());
+    let directory = match open() {
+        Err(Errno::ENOENT) => {
+            make_directories().map_err(&failed)?;
+            open()
+        }
+        opened => opened,
     };
-    let stat = fstat(&directory).map_err(fault)?;
+    let directory = directory.map_err(&failed)?;
+    let stat = fstat(&directory).map_err(&failed)?;
     if stat.st_uid != nix::unistd::geteuid().as_raw() || stat.st_mode & 0o022 != 0 {
         let why = format!("owner {} and mode {:o}; remove it", stat.st_uid, stat.st_mode & 0o7777);
         return Err(Fault::refused(Step::Uid, format!("trust {DIRECTORY}"), why));
     }
-    Ok(Some(directory))
+    let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let file = openat(directory.as_fd(), FILE, flags, Mode::from_bits_truncate(0o600));
+    Ok(File::from(file.map_err(fault(format!("open {DIRECTORY}/{FILE}")))?))
+}
+
+fn make_directories() -> Result<(), Errno> {
+    for (path, mode) in [("/run", 0o755), (DIRECTORY, 0o700)] {
+        match mkdirat(AT_FDCWD, path, Mode::from_bits_truncate(mode)) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// Where the record of a uid is; accounts outside the range have none, only a lock.
+fn record_offset(uid: u32) -> Option<u64> {
+    let index = uid.checked_sub(FIRST).filter(|_| uid <= LAST)?;
+    Some(u64::from(index) * RECORD as u64)
+}
+
+/// The pids in a table, by uid.
+fn recorded(table: &File) -> io::Result<Vec<(u32, u32)>> {
+    let mut bytes = [0; (LAST - FIRST + 1) as usize * RECORD];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match table.read_at(&mut bytes[filled..], filled as u64)? {
+            0 => break,
+            count => filled += count,
+        }
+    }
+    let pids = bytes
+        .chunks_exact(RECORD)
+        .map(|record| u32::from_ne_bytes([record[0], record[1], record[2], record[3]]));
+    Ok((FIRST..).zip(pids).filter(|(_, pid)| *pid != 0).collect())
 }
 
 /// Takes the lock of one uid; `None` if another job holds it.
 pub fn try_lease(uid: u32) -> Result<Option<Lease>, Fault> {
-    let fault = |errno| Fault::new(Step::Uid, format!("lock {DIRECTORY}/{uid}"), errno);
-    // Whoever releases a lease removes its file, and may remove the directory too: take only a
-    // lock on the file that has the name at that moment, and start again if either is gone.
-    for _ in 0..100 {
-        let Some(directory) = directory()? else { continue };
-        let name = uid.to_string();
-        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let file = match openat(directory.as_fd(), name.as_str(), flags, Mode::from_bits_truncate(0o600)) {
-            Err(Errno::ENOENT) => continue,
-            opened => File::from(opened.map_err(fault)?),
-        };
-        let mut lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => lock,
-            Err((_, Errno::EAGAIN)) => return Ok(None),
-            Err((_, errno)) => return Err(fault(errno)),
-        };
-        if lock.metadata().is_ok_and(|metadata| metadata.nlink() == 1) {
-            // For humans; who holds the lock is what counts.
-            let _ = writeln!(lock, "{}", std::process::id());
-            return Ok(Some(Lease { uid, directory, _lock: lock }));
-        }
+    let table = table()?;
+    let lock = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: libc::off_t::from(uid),
+        l_len: 1,
+        l_pid: 0,
+    };
+    match fcntl(table.as_fd(), FcntlArg::F_OFD_SETLK(&lock)) {
+        Ok(_) => {}
+        Err(Errno::EAGAIN | Errno::EACCES) => return Ok(None),
+        Err(errno) => return Err(fault(format!("lock uid {uid} in {DIRECTORY}/{FILE}"))(errno)),
     }
-    Err(Fault::refused(
-        Step::Uid,
-        format!("lock {DIRECTORY}/{uid}"),
-        "it was removed a hundred times in a row",
-    ))
+    let (record, mut inherited) = (record_offset(uid), false);
+    if let Some(offset) = record {
+        let failed = |error: io::Error| {
+            fault(format!("record the lease of uid {uid} in {DIRECTORY}/{FILE}"))(errno_of(&error))
+        };
+        let mut pid = [0; RECORD];
+        inherited = table.read_at(&mut pid, offset).map_err(failed)? == RECORD && pid != [0; RECORD];
+        table.write_all_at(&std::process::id().to_ne_bytes(), offset).map_err(failed)?;
+    }
+    Ok(Some(Lease { uid, table, record, inherited }))
 }
 
 /// Takes a uid of the range that no other running job and no account has. `taken` says which
@@ -94,14 +136,17 @@ pub fn lease(taken: impl Fn(u32) -> bool) -> Result<Lease, Fault> {
     // Where to start: spreads concurrent drivers, and lets a uid rest before it is used again.
     let start = next_start(count);
     for uid in (0..count).map(|n| FIRST + (start + n) % count).filter(|uid| !taken(*uid)) {
-        if let Some(lease) = try_lease(uid)? {
-            return Ok(lease);
+        match try_lease(uid)? {
+            // Killed since this driver started: the next one looks after it.
+            Some(lease) if lease.inherited => lease.keep_record(),
+            Some(lease) => return Ok(lease),
+            None => {}
         }
     }
     Err(Fault::refused(
         Step::Uid,
         "lease a uid",
-        format!("all of {FIRST}-{LAST} are in use; run fewer jobs at once"),
+        format!("all of {FIRST}-{LAST} are in use; run fewer jobs at once, or `autodriver restore`"),
     ))
 }
 
@@ -111,12 +156,34 @@ fn next_start(count: u32) -> u32 {
     std::process::id().wrapping_add(USED.fetch_add(1, Ordering::Relaxed)) % count
 }
 
+impl Lease {
+    /// Lets go of the uid, but not of the record: something of it is still there.
+    pub fn keep_record(mut self) {
+        self.record = None;
+    }
+}
+
 impl Drop for Lease {
     fn drop(&mut self) {
-        let _ = unlinkat(self.directory.as_fd(), self.uid.to_string().as_str(), UnlinkatFlags::NoRemoveDir);
-        // Only when it is empty: other jobs' locks keep it.
-        let _ = unlinkat(AT_FDCWD, DIRECTORY, UnlinkatFlags::RemoveDir);
+        if let Some(offset) = self.record {
+            let _ = self.table.write_all_at(&[0; RECORD], offset);
+        }
     }
+}
+
+/// The uids that a driver has recorded, living or killed.
+///
+/// # Errors
+/// Those of opening and reading the table.
+pub fn in_use() -> Result<Vec<u32>, Fault> {
+    let path = format!("{DIRECTORY}/{FILE}");
+    let table = match File::open(&path) {
+        Ok(table) => table,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(fault(format!("open {path}"))(errno_of(&error))),
+    };
+    let pids = recorded(&table).map_err(|error| fault(format!("read {path}"))(errno_of(&error)))?;
+    Ok(pids.into_iter().map(|(uid, _)| uid).collect())
 }
 
 /// Where the storage of this uid's job is attached, on kernels where it has to be.
@@ -134,13 +201,7 @@ pub fn mount_points(uid: u32) -> [String; 2] {
     [mount_point(uid), shown_point(uid)]
 }
 
-/// The uid whose trace a name in the state directory is.
+/// The uid whose mount point a name in the state directory is.
 pub fn uid_of_trace(name: &std::ffi::OsStr) -> Option<u32> {
-    let name = name.to_str()?;
-    name.strip_suffix(".storage").unwrap_or(name).parse().ok()
-}
-
-/// Whether a living driver holds this uid.
-pub fn is_leased(uid: u32) -> bool {
-    !matches!(try_lease(uid), Ok(Some(_)))
+    name.to_str()?.strip_suffix(".storage")?.parse().ok()
 }

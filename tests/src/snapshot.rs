@@ -10,7 +10,12 @@ use std::time::Duration;
 use crate::process::{descendants, processes, wait_until, Process};
 
 /// The places where a job or a driver could leave files.
-const FOLDERS: [&str; 5] = ["/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue", "/run/autodriver"];
+const FOLDERS: [&str; 4] = ["/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue"];
+
+/// The driver's table of leased uids: for each of the range the pid of its driver, or 0.
+const UIDS: &str = "/run/autodriver/uids";
+/// The first uid of the range.
+const FIRST_UID: u32 = 59_000;
 
 /// How long the kernel may take to tear down namespaces and cgroups, and neighbours to end.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -60,15 +65,17 @@ impl Neighbours {
             found.processes.extend(below.iter().map(|one| one.pid));
             found.processes.insert(driver.pid);
         }
-        // The lock of a uid names the driver that holds it.
-        for entry in fs::read_dir("/run/autodriver").into_iter().flatten().flatten() {
-            let holder = fs::read_to_string(entry.path()).ok().and_then(|text| text.trim().parse().ok());
-            if holder.is_some_and(|pid: i32| found.processes.contains(&pid)) {
-                found.uids.extend(uid_in(&entry.path()));
-            }
-        }
+        let theirs = leases().into_iter().filter(|(_, pid)| found.processes.contains(pid));
+        found.uids.extend(theirs.map(|(uid, _)| uid));
         found
     }
+}
+
+/// The uids that are recorded as leased, each with the pid of its driver.
+fn leases() -> Vec<(u32, i32)> {
+    let table = fs::read(UIDS).unwrap_or_default();
+    let pids = table.chunks_exact(4).map(|pid| i32::from_ne_bytes(pid.try_into().expect("four bytes")));
+    (FIRST_UID..).zip(pids).filter(|(_, pid)| *pid != 0).collect()
 }
 
 type Listing = BTreeMap<String, Option<u32>>;
@@ -93,6 +100,15 @@ fn list_cgroups(folder: &Path, into: &mut Listing) {
                 into.insert(format!("cgroup {}", path.display()), uid_in(&path));
             }
             list_cgroups(&path, into);
+        }
+    }
+}
+
+fn list_state(into: &mut Listing) {
+    into.extend(leases().into_iter().map(|(uid, pid)| (format!("lease of uid {uid} by {pid}"), Some(uid))));
+    for entry in fs::read_dir("/run/autodriver").into_iter().flatten().flatten() {
+        if entry.path() != Path::new(UIDS) {
+            into.insert(format!("file {}", entry.path().display()), uid_in(&entry.path()));
         }
     }
 }
@@ -140,6 +156,8 @@ impl Snapshot {
         list_processes(all, &neighbours, &mut found);
         list_mounts(&mut found);
         list_cgroups(Path::new("/sys/fs/cgroup"), &mut found);
+        list_state(&mut LISTING);
+        list_state(&mut found);
         list_files(&mut found);
         list_ipc_and_keys(&mut found);
         found.retain(|_, uid| uid.is_none_or(|uid| !neighbours.uids.contains(&uid)));
