@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io::Read;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -50,7 +51,7 @@ pub struct Facts {
 
 /// Looks at the machine.
 pub fn probe() -> Facts {
-    let mountinfo = fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let mountinfo = read_whole("/proc/self/mountinfo").unwrap_or_default();
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let effective = |capability| caps::has_cap(None, caps::CapSet::Effective, capability).unwrap_or(false);
     Facts {
@@ -61,6 +62,13 @@ pub fn probe() -> Facts {
         half_memory: nix::sys::sysinfo::sysinfo().map_or(1 << 30, |info| info.ram_total() / 2),
         processors: processors(),
     }
+}
+
+/// A file of /proc, which says of none how long it is.
+fn read_whole(path: &str) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(1 << 14);
+    fs::File::open(path)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Those this process may use; what a quota leaves of them does not matter for a bound.

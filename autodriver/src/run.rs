@@ -87,7 +87,8 @@ impl Request {
             slot.close();
             return self.failed(layers, &fault);
         }
-        let ended = slot.start(plan, facts, requested, None).and_then(|job| follow(job, &slot, &signals));
+        let ended =
+            slot.start(plan, facts, requested, None, true).and_then(|job| follow(job, &slot, &signals));
         let (outcome, outlets) = match ended {
             Ok(ended) => ended,
             Err(fault) => {

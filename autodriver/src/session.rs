@@ -172,7 +172,7 @@ impl Session {
             stdin.map(|path| self.open_stdin(&path)).transpose().map_err(|fault| bad(fault.to_string()))?;
         let plan = plan(options, facts).map_err(|refusal| bad(refusal.0))?;
         let layers = plan.layers.clone();
-        match self.slot.start(plan, facts, requested, stdin) {
+        match self.slot.start(plan, facts, requested, stdin, false) {
             Ok(job) => {
                 self.activity = Activity::Running { job: Box::new(job), started: false, watched: false }
             }

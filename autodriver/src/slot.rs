@@ -13,8 +13,8 @@ use crate::plan::{Plan, User};
 use crate::restore::{look, mounts, remove_cgroup};
 use crate::sandbox::accounts::{Account, AccountFiles};
 use crate::sandbox::cgroup::{Cgroup, Limits};
-use crate::sandbox::prepare::Ground;
-use crate::sandbox::spawn::spawn;
+use crate::sandbox::prepare::{prepare, Furnishings, Ground};
+use crate::sandbox::spawn::begin;
 use crate::sandbox::storage::{Attached, Storage};
 use crate::supervise::verdict::judge;
 use crate::supervise::{Job, Outcome};
@@ -59,7 +59,7 @@ impl Slot {
         &self.storage
     }
 
-    /// Starts a job.
+    /// Starts a job; `last` says that no other comes after it.
     ///
     /// # Errors
     /// What could not be made; nothing is left of it.
@@ -69,6 +69,7 @@ impl Slot {
         facts: &Facts,
         requested: Instant,
         stdin: Option<OwnedFd>,
+        last: bool,
     ) -> Result<Job, Fault> {
         self.storage.make_room()?;
         if !plan.applies(Layer::MountNamespace) {
@@ -87,27 +88,27 @@ impl Slot {
         };
         let account = Account { name: files.name_of(self.lease.uid), uid: self.lease.uid };
         let applies = |layer| plan.applies(layer);
-        let (bytes, inodes) = if applies(Layer::Disk) { (plan.disk, plan.inodes) } else { (0, 0) };
+        let disk = if applies(Layer::Disk) { (plan.disk, plan.inodes) } else { (0, 0) };
         let limits = Limits {
             // Files in the storage are charged to the job as memory; see `supervise::limits`.
             memory: applies(Layer::Memory)
-                .then(|| plan.memory + if bytes == 0 { facts.half_memory } else { bytes }),
+                .then(|| plan.memory + if disk.0 == 0 { facts.half_memory } else { disk.0 }),
             pids: applies(Layer::Pids).then_some(plan.pids),
         };
+        let storage = &self.storage;
+        let ground =
+            Ground { plan: &plan, account: &account, storage, landlock_abi: facts.landlock_abi, stdin };
+        let starting = begin(&plan, prepare(ground)?)?;
         let cgroup = Cgroup::create(&facts.hierarchy, self.lease.uid, limits)?;
-        let ground = Ground {
+        let spawned = starting.finish(&Furnishings {
             plan: &plan,
             account: &account,
             files,
-            storage: &self.storage,
+            storage,
             cgroup: &cgroup,
-            landlock_abi: facts.landlock_abi,
-            stdin,
-        };
-        let prepared = crate::sandbox::prepare::prepare(ground)?;
-        // Only now: the frame is complete, and so are the files that were put.
-        self.storage.limit(bytes, inodes)?;
-        let spawned = spawn(&plan, &cgroup, prepared)?;
+            disk,
+            last,
+        })?;
         Ok(Job::new(plan, spawned, cgroup, requested, facts.processors))
     }
 

@@ -25,6 +25,9 @@ pub const DIRECTORY: &str = "/run/autodriver";
 /// the machine's order; and the locks, on the byte whose offset is the uid.
 const FILE: &str = "uids";
 
+/// `F_WRLCK`, whose type in libc is too wide for the field it is for.
+const WRITE_LOCK: libc::c_short = 1;
+
 /// Bytes of a record.
 const RECORD: usize = size_of::<u32>();
 
@@ -106,8 +109,9 @@ fn recorded(table: &File) -> io::Result<Vec<(u32, u32)>> {
 pub fn try_lease(uid: u32) -> Result<Option<Lease>, Fault> {
     let table = table()?;
     let lock = libc::flock {
-        l_type: libc::F_WRLCK as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
+        l_type: WRITE_LOCK,
+        // SEEK_SET
+        l_whence: 0,
         l_start: libc::off_t::from(uid),
         l_len: 1,
         l_pid: 0,

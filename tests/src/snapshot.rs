@@ -156,7 +156,6 @@ impl Snapshot {
         list_processes(all, &neighbours, &mut found);
         list_mounts(&mut found);
         list_cgroups(Path::new("/sys/fs/cgroup"), &mut found);
-        list_state(&mut LISTING);
         list_state(&mut found);
         list_files(&mut found);
         list_ipc_and_keys(&mut found);

@@ -9,14 +9,14 @@ use super::prepare::Prepared;
 use super::{on, Failed};
 
 pub(super) fn apply(prepared: &Prepared) -> Result<(), Failed> {
-    for (index, target) in prepared.attach.iter().enumerate() {
+    for (index, target) in prepared.given.attach.iter().enumerate() {
         // `0` names the writer, whatever its number in this PID namespace. The file is `tasks`, not
         // `cgroup.procs`: for the current thread alone the kernel need not stop every fork of the
         // machine for an RCU grace period (cgroup_procs_write_start), which takes milliseconds.
         nix::unistd::write(target, b"0").map_err(on(index))?;
     }
     if prepared.cgroup_namespace {
-        unshare(CloneFlags::CLONE_NEWCGROUP).map_err(on(prepared.attach.len()))?;
+        unshare(CloneFlags::CLONE_NEWCGROUP).map_err(on(prepared.given.attach.len()))?;
     }
     Ok(())
 }

@@ -135,11 +135,12 @@ fn write(dir: BorrowedFd<'_>, path: &Path, file: &str, value: impl Display) -> R
     written.map(drop).map_err(|errno| fault(format_args!("write '{value}' to"), &path.join(file), errno))
 }
 
+/// The text of one of its files: they all fit into a page, but for a list of processes.
 fn read(dir: BorrowedFd<'_>, file: &str) -> Option<String> {
     let file = openat(dir, file, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).ok()?;
-    let mut text = String::new();
-    File::from(file).read_to_string(&mut text).ok()?;
-    Some(text)
+    let mut text = Vec::with_capacity(4096);
+    File::from(file).read_to_end(&mut text).ok()?;
+    String::from_utf8(text).ok()
 }
 
 /// The value of `key` in a file of `key value` lines.
@@ -331,6 +332,11 @@ impl Cgroup {
                 read(dir, "pids.events").and_then(|text| field(&text, "max")).unwrap_or(0);
         }
         account
+    }
+
+    /// Whether it has any directory: nobody can be in one that does not exist.
+    pub fn exists(&self) -> bool {
+        !self.groups.is_empty()
     }
 
     /// The processes in it, by number in the driver's PID namespace.

@@ -1,4 +1,5 @@
-//! init: PID 1 of the job's PID namespace. It forks the job, becomes nobody, and reaps.
+//! init: PID 1 of the job's PID namespace. It makes the other namespaces, forks the job, becomes
+//! nobody, and reaps.
 //!
 //! A root init next to an untrusted job would be the weakest process in the box. This one has
 //! another uid than the job (no ptrace, no prlimit, no signal from it; PID 1 ignores those of its
@@ -6,15 +7,17 @@
 //! may make seven system calls or so. It holds the one fact that the job must not forge: how its
 //! first process ended.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use nix::sched::{sched_setaffinity, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{waitpid, WaitStatus};
 use nix::unistd::Pid;
 
+use super::handover::Given;
 use super::prepare::Prepared;
 use super::privileges::give_up;
 use super::report::{Record, Reporter};
@@ -27,33 +30,46 @@ use crate::sys::process::{clone3, exit_now, Forked};
 pub(super) const NOBODY: u32 = 65534;
 
 /// The acts, for messages; indices below.
-pub(super) const ACTS: [&str; 6] = [
+pub(super) const ACTS: [&str; 7] = [
     "fork the job",
     "give up init's privileges",
     "protect init from being traced",
     "tie init's life to the driver's",
     "close init's descriptors",
     "install init's filter",
+    "receive what the driver made",
 ];
 
 /// Becomes init. Every path ends in _exit(2).
-pub(super) fn run(prepared: &Prepared, reporter: &Reporter) -> ! {
+pub(super) fn run(prepared: &mut Prepared, reporter: &Reporter, hand: OwnedFd) -> ! {
+    if let Err(errno) = unshare(prepared.namespaces) {
+        fail(reporter, Step::Namespaces, on(1)(errno));
+    }
+    prepared.given = match Given::receive(hand.as_fd()) {
+        Ok(Some(given)) => given,
+        // The driver knows why it gave up.
+        Ok(None) => exit_now(SETUP_FAILED),
+        Err(errno) => fail(reporter, Step::Init, on(6)(errno)),
+    };
+    drop(hand);
+    // The driver had moved it away from its own.
+    let _ = sched_setaffinity(Pid::from_raw(0), &prepared.processors);
     // SAFETY: init is a fork of the single-threaded driver, so it has one thread itself.
     #[allow(unsafe_code)]
-    let forked = unsafe { clone3(0, prepared.clone_into.as_ref().map(AsFd::as_fd)) };
+    let forked = unsafe { clone3(0, prepared.given.cgroup()) };
     let job = match forked {
         Ok(Forked::Child) => enter(prepared, reporter),
         Ok(Forked::Parent(job)) => job.pid,
-        Err(errno) => fail(reporter, on(0)(errno)),
+        Err(errno) => fail(reporter, Step::Init, on(0)(errno)),
     };
     match become_harmless(prepared, reporter) {
         Ok(()) => reap(job, prepared.pid_namespace, reporter),
-        Err(failed) => fail(reporter, failed),
+        Err(failed) => fail(reporter, Step::Init, failed),
     }
 }
 
-fn fail(reporter: &Reporter, failed: Failed) -> ! {
-    reporter.send(Record::Fault { step: Step::Init, index: failed.index, errno: failed.errno });
+fn fail(reporter: &Reporter, step: Step, failed: Failed) -> ! {
+    reporter.send(Record::Fault { step, index: failed.index, errno: failed.errno });
     exit_now(SETUP_FAILED)
 }
 

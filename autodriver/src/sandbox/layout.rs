@@ -1,14 +1,15 @@
-//! What the job's file system is put together from: the table that [`super::mounts`] walks, and
-//! the frame it is attached to. Made by the driver before the fork.
+//! What the job's file system is put together from: the table that [`super::mounts`] walks, laid
+//! out before the fork, and the frame it is attached to, built in the storage after it.
 
 use std::ffi::CString;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use autodriver_protocol::job::Bind;
 use nix::errno::Errno;
 
-use super::prepare::{Entry, MountKind, PathAccess, Root};
+use super::prepare::{Entry, MountKind, PathAccess};
 use super::storage::Storage;
 use crate::fault::{errno_of, Fault, Step};
 use crate::plan::{Plan, JOB_DIRECTORY};
@@ -26,10 +27,58 @@ const OWN: [&str; 4] = ["proc", "dev", "tmp", "job"];
 pub(super) const ACCOUNT_FILES: [&str; 2] = ["passwd", "group"];
 
 /// The layout, and what Landlock allows in it.
+#[derive(Debug, Default)]
 pub(super) struct Layout {
     /// `None` without a mount namespace.
-    pub(super) root: Option<Root>,
+    pub(super) mounts: Option<Vec<Entry>>,
     pub(super) paths: Vec<(String, PathAccess)>,
+    pub(super) frame: Frame,
+}
+
+/// What must stand in the storage before anything can be attached to it.
+#[derive(Debug, Default)]
+pub(super) struct Frame {
+    points: Vec<Point>,
+    links: Vec<(String, PathBuf)>,
+    parts: Vec<String>,
+}
+
+/// A place to mount on.
+#[derive(Debug)]
+struct Point {
+    part: &'static str,
+    path: PathBuf,
+    directory: bool,
+    /// For messages.
+    what: String,
+}
+
+impl Frame {
+    fn point(&mut self, part: &'static str, path: impl Into<PathBuf>, directory: bool, what: String) {
+        self.points.push(Point { part, path: path.into(), directory, what });
+    }
+
+    /// A part of the storage; its index.
+    fn part(&mut self, name: impl Into<String>) -> usize {
+        self.parts.push(name.into());
+        self.parts.len() - 1
+    }
+
+    /// Builds it: the frame of the root, and the parts in order, as mounts.
+    ///
+    /// # Errors
+    /// Which place, link or part could not be made.
+    pub(super) fn build(&self, storage: &Storage) -> Result<(OwnedFd, Vec<OwnedFd>), Fault> {
+        for Point { part, path, directory, what } in &self.points {
+            storage.mount_point(part, path, *directory).map_err(fault(what))?;
+        }
+        for (name, target) in &self.links {
+            storage.link(Path::new(name), target).map_err(fault(format!("make link /{name}")))?;
+        }
+        let part = |name: &String| storage.part(&c_path(name)?).map_err(fault(format!("clone /{name}")));
+        let parts = self.parts.iter().map(part).collect::<Result<_, _>>()?;
+        Ok((storage.part(c"root").map_err(fault("clone the job's root"))?, parts))
+    }
 }
 
 fn fault(object: impl Into<String>) -> impl FnOnce(Errno) -> Fault {
@@ -78,30 +127,26 @@ fn top(plan: &Plan) -> Result<Vec<(String, Top)>, Fault> {
     Ok(top)
 }
 
-/// Puts the frame into the storage and makes the table.
-pub(super) fn layout(plan: &Plan, storage: &Storage) -> Result<Layout, Fault> {
+/// Makes the table.
+pub(super) fn layout(plan: &Plan) -> Result<Layout, Fault> {
     if !plan.applies(Layer::MountNamespace) {
-        return Ok(Layout { root: None, paths: machine_paths(plan)? });
+        return Ok(Layout { paths: machine_paths(plan)?, ..Layout::default() });
     }
-    let mut mounts = Vec::new();
-    let mut paths = vec![("/".to_owned(), PathAccess::List)];
-    let point = |path: &str, directory: bool| {
-        storage
-            .mount_point("root", Path::new(path), directory)
-            .map_err(fault(format!("make mount point /{path}")))
-    };
+    let (mut mounts, mut frame) = (Vec::new(), Frame::default());
+    // Nothing stands in the root but what is attached to it below.
+    let mut paths = vec![("/".to_owned(), PathAccess::Read)];
     for name in OWN {
-        point(name, true)?;
+        frame.point("root", name, true, format!("make mount point /{name}"));
     }
     for (name, kind) in top(plan)? {
         if OWN.contains(&name.as_str()) {
             continue;
         }
         if let Top::Link(target) = kind {
-            storage.link(Path::new(&name), &target).map_err(fault(format!("make link /{name}")))?;
+            frame.links.push((name, target));
             continue;
         }
-        point(&name, kind == Top::Directory)?;
+        frame.point("root", &name, kind == Top::Directory, format!("make mount point /{name}"));
         if plan.root == "/" && HIDDEN.contains(&name.as_str()) || name == "sys" || name == "run" {
             continue;
         }
@@ -110,15 +155,13 @@ pub(super) fn layout(plan: &Plan, storage: &Storage) -> Result<Layout, Fault> {
         let recursive = name != "var";
         let what = format!("show {} read-only", source.display());
         mounts.push(entry(&name, MountKind::Machine { source: c_path(&source)?, recursive }, what)?);
-        paths.push((format!("/{name}"), PathAccess::Read));
     }
-    accounts(plan, storage, &mut mounts)?;
-    own(plan, storage, &mut mounts, &mut paths)?;
+    accounts(plan, &mut frame, &mut mounts)?;
+    own(plan, &mut frame, &mut mounts, &mut paths)?;
     for bind in &plan.binds {
-        bind_entry(bind, plan, storage, &mut mounts, &mut paths)?;
+        bind_entry(bind, plan, &mut frame, &mut mounts, &mut paths)?;
     }
-    let frame = storage.part(c"root").map_err(fault("clone the job's root"))?;
-    Ok(Layout { root: Some(Root { frame, mounts }), paths })
+    Ok(Layout { mounts: Some(mounts), paths, frame })
 }
 
 /// Without a mount namespace the job sees the machine; Landlock still says where it may go.
@@ -136,13 +179,11 @@ fn machine_paths(plan: &Plan) -> Result<Vec<(String, PathAccess)>, Fault> {
     Ok(own.into_iter().chain(machine).collect())
 }
 
-fn accounts(plan: &Plan, storage: &Storage, mounts: &mut Vec<Entry>) -> Result<(), Fault> {
+fn accounts(plan: &Plan, frame: &mut Frame, mounts: &mut Vec<Entry>) -> Result<(), Fault> {
     for name in ACCOUNT_FILES {
         if Path::new(&plan.root).join("etc").join(name).is_file() {
-            let part =
-                storage.part(&c_path(format!("etc/{name}"))?).map_err(fault(format!("clone /etc/{name}")))?;
             let kind = MountKind::Part {
-                fd: part,
+                part: frame.part(format!("etc/{name}")),
                 attributes: attr::RDONLY | attr::NOSUID | attr::NODEV,
                 frozen: true,
             };
@@ -155,7 +196,7 @@ fn accounts(plan: &Plan, storage: &Storage, mounts: &mut Vec<Entry>) -> Result<(
 /// The parts of the storage, `/proc` and `/dev`.
 fn own(
     plan: &Plan,
-    storage: &Storage,
+    frame: &mut Frame,
     mounts: &mut Vec<Entry>,
     paths: &mut Vec<(String, PathAccess)>,
 ) -> Result<(), Fault> {
@@ -174,10 +215,9 @@ fn own(
             if machine.join("var").exists() {
                 continue;
             }
-            storage.mount_point("root", Path::new(at), true).map_err(fault("make mount point /var/tmp"))?;
+            frame.point("root", at, true, "make mount point /var/tmp".to_owned());
         }
-        let part = storage.part(&c_path(name)?).map_err(fault(format!("clone /{at}")))?;
-        let kind = MountKind::Part { fd: part, attributes, frozen: false };
+        let kind = MountKind::Part { part: frame.part(name), attributes, frozen: false };
         mounts.push(entry(at, kind, format!("mount /{at}"))?);
         paths.push((format!("/{at}"), access));
     }
@@ -190,7 +230,7 @@ fn own(
 fn bind_entry(
     bind: &Bind,
     plan: &Plan,
-    storage: &Storage,
+    frame: &mut Frame,
     mounts: &mut Vec<Entry>,
     paths: &mut Vec<(String, PathAccess)>,
 ) -> Result<(), Fault> {
@@ -206,9 +246,7 @@ fn bind_entry(
     let first = dest.split('/').next().unwrap_or(dest);
     let shown = mounts.iter().any(|entry| entry.at.as_bytes() == first.as_bytes());
     match own {
-        Some((part, rest)) => {
-            storage.mount_point(part, Path::new(rest), source.is_dir()).map_err(fault(what.clone()))?;
-        }
+        Some((part, rest)) => frame.point(part, rest, source.is_dir(), what.clone()),
         // What the machine shows is read-only: the destination must exist there.
         None if shown => {
             let target = std::fs::metadata(Path::new(&plan.root).join(dest));
@@ -219,10 +257,12 @@ fn bind_entry(
                 ..fault(what.clone())(errno_of(&error))
             })?;
         }
-        None => storage.mount_point("root", Path::new(dest), source.is_dir()).map_err(fault(what.clone()))?,
+        None => frame.point("root", dest, source.is_dir(), what.clone()),
     }
     let kind = MountKind::Bind { source: c_path(&bind.src)?, writable: bind.writable };
     mounts.push(entry(dest, kind, what)?);
-    paths.push((format!("/{dest}"), if bind.writable { PathAccess::Write } else { PathAccess::Read }));
+    if bind.writable {
+        paths.push((format!("/{dest}"), PathAccess::Write));
+    }
     Ok(())
 }

@@ -1,7 +1,8 @@
 //! # The box: theory of operation
 //!
-//! The **driver** leases a uid, makes the storage and the cgroup, and creates **init** with
-//! clone3(2) in new PID, mount, network, IPC and UTS namespaces. init forks the **job** into the
+//! The **driver** leases a uid and creates **init** with clone3(2) in a new PID namespace. While
+//! init makes itself mount, network, IPC and UTS namespaces, which takes longest, the driver makes
+//! the cgroup and furnishes the storage, and hands both over. init forks the **job** into the
 //! cgroup, gives up every privilege, and from then on only reaps; when the job's first process
 //! ends it says how and exits, and the kernel kills whatever else is in the PID namespace.
 //!
@@ -20,6 +21,7 @@ pub mod storage;
 pub mod accounts;
 mod layout;
 pub mod cgroup;
+mod handover;
 pub mod spawn;
 mod init;
 mod attach;

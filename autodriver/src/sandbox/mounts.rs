@@ -4,15 +4,19 @@
 //! The new root is put together beside the old one and swapped in by pivot_root(2), not chroot(2):
 //! what is not in it cannot be reached by any path. All of it is read-only before the writable
 //! parts are attached, so nothing is ever writable by omission. Needs CAP_SYS_ADMIN.
+//!
+//! The mount that the storage itself is goes away with the old root, if no other job needs it: the
+//! driver keeps what it has open of it. Were it to close the last reference to a mount of its own,
+//! the kernel would make it wait for an RCU grace period (namespace_unlock).
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::AT_FDCWD;
 use nix::mount::{mount, umount2, MntFlags, MsFlags};
 use nix::unistd::{chdir, fchdir, pivot_root};
 
-use super::prepare::{MountKind, Prepared, Root};
+use super::prepare::{Entry, MountKind, Prepared};
 use super::{on, Failed};
 use crate::sys::mount::{attach, attr, clone_tree, set_attributes, FsContext};
 
@@ -25,18 +29,23 @@ pub(super) const ACTS: [&str; 4] = [
 ];
 
 pub(super) fn apply(prepared: &Prepared) -> Result<(), Failed> {
-    let Some(root) = &prepared.root else { return Ok(()) };
-    let act = |act: usize| on(root.mounts.len() + act);
+    let Some(mounts) = &prepared.mounts else { return Ok(()) };
+    let given = &prepared.given;
+    let act = |act: usize| on(mounts.len() + act);
+    let frame = given.frame.as_ref().ok_or(Errno::EBADF).map_err(act(1))?.as_fd();
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).map_err(act(0))?;
-    let sources = clone_sources(root)?;
+    let sources = clone_sources(mounts)?;
     // Onto "/": there is a directory at that path on every machine.
-    attach(root.frame.as_fd(), AT_FDCWD, c"/").map_err(act(1))?;
+    if let Some(storage) = &given.storage {
+        attach(storage.as_fd(), AT_FDCWD, c"/").map_err(act(1))?;
+    }
+    attach(frame, AT_FDCWD, c"/").map_err(act(1))?;
     let mut frozen = false;
-    for (index, (entry, source)) in root.mounts.iter().zip(&sources).enumerate() {
+    for (index, (entry, source)) in mounts.iter().zip(&sources).enumerate() {
         if entry.kind.keeps_attributes() && !frozen {
             let read_only = attr::RDONLY | attr::NOSUID | attr::NODEV;
-            set_attributes(root.frame.as_fd(), read_only, true).map_err(act(2))?;
+            set_attributes(frame, read_only, true).map_err(act(2))?;
             frozen = true;
         }
         let made;
@@ -49,7 +58,9 @@ pub(super) fn apply(prepared: &Prepared) -> Result<(), Failed> {
                 made = pts_mount().map_err(on(index))?;
                 made.as_fd()
             }
-            (MountKind::Part { fd, .. }, _) => fd.as_fd(),
+            (MountKind::Part { part, .. }, _) => {
+                given.parts.get(*part).ok_or(Errno::EBADF).map_err(on(index))?.as_fd()
+            }
             (_, Some(source)) => source.as_fd(),
             (_, None) => return Err(on(index)(Errno::ENOENT)),
         };
@@ -64,13 +75,13 @@ pub(super) fn apply(prepared: &Prepared) -> Result<(), Failed> {
             MountKind::Machine { .. } | MountKind::Proc | MountKind::Pts => Ok(()),
         }
         .map_err(on(index))?;
-        attach(source, root.frame.as_fd(), &entry.at).map_err(on(index))?;
+        attach(source, frame, &entry.at).map_err(on(index))?;
     }
-    swap_root(root).map_err(act(3))
+    swap_root(frame).map_err(act(3))
 }
 
 /// Takes what the machine gives before the new root hides it.
-fn clone_sources(root: &Root) -> Result<Vec<Option<OwnedFd>>, Failed> {
+fn clone_sources(mounts: &[Entry]) -> Result<Vec<Option<OwnedFd>>, Failed> {
     let clone = |(index, kind): (usize, &MountKind)| match kind {
         MountKind::Machine { source, recursive } => {
             clone_tree(AT_FDCWD, source, *recursive).map(Some).map_err(on(index))
@@ -78,7 +89,7 @@ fn clone_sources(root: &Root) -> Result<Vec<Option<OwnedFd>>, Failed> {
         MountKind::Bind { source, .. } => clone_tree(AT_FDCWD, source, true).map(Some).map_err(on(index)),
         MountKind::Part { .. } | MountKind::Proc | MountKind::Pts => Ok(None),
     };
-    root.mounts.iter().map(|entry| &entry.kind).enumerate().map(clone).collect()
+    mounts.iter().map(|entry| &entry.kind).enumerate().map(clone).collect()
 }
 
 /// The job's own processes only (proc(5), hidepid): the instance belongs to its PID namespace.
@@ -98,8 +109,8 @@ fn pts_mount() -> Result<OwnedFd, Errno> {
 }
 
 /// pivot_root(2) with both names the same: the old root ends up on top and is let go at once.
-fn swap_root(root: &Root) -> Result<(), Errno> {
-    fchdir(root.frame.as_fd())?;
+fn swap_root(frame: BorrowedFd<'_>) -> Result<(), Errno> {
+    fchdir(frame)?;
     pivot_root(".", ".")?;
     umount2(".", MntFlags::MNT_DETACH)?;
     chdir("/")

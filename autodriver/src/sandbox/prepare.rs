@@ -1,18 +1,20 @@
-//! From the plan to everything that the children need, made before the fork: strings, the
-//! system-call filter, descriptors, pipes.
+//! From the plan to everything that the children need and that can be made before the fork:
+//! strings, the system-call filter, pipes. The rest is handed over: [`super::handover`].
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use autodriver_protocol::Layer;
 use nix::errno::Errno;
 use nix::fcntl::{fcntl, FcntlArg, OFlag};
-use nix::unistd::pipe2;
+use nix::sched::{sched_getaffinity, CloneFlags, CpuSet};
+use nix::unistd::{pipe2, Pid};
 use seccompiler::sock_filter;
 
 use super::accounts::{Account, AccountFiles};
 use super::cgroup::Cgroup;
-use super::layout::{layout, ACCOUNT_FILES};
+use super::handover::Given;
+use super::layout::{layout, Frame, ACCOUNT_FILES};
 use super::storage::Storage;
 use crate::fault::{Fault, Step};
 use crate::plan::{Plan, Rlimit};
@@ -22,8 +24,8 @@ use crate::plan::{Plan, Rlimit};
 pub(super) enum MountKind {
     /// A directory of the machine, read-only.
     Machine { source: CString, recursive: bool },
-    /// A part of the job's storage; `frozen` ones are attached before the root becomes read-only.
-    Part { fd: OwnedFd, attributes: u64, frozen: bool },
+    /// The `part`-th part of the job's storage; `frozen` ones are attached before the root becomes read-only.
+    Part { part: usize, attributes: u64, frozen: bool },
     /// `--bind`.
     Bind { source: CString, writable: bool },
     /// procfs of the job's PID namespace.
@@ -47,14 +49,6 @@ pub(super) struct Entry {
     pub(super) kind: MountKind,
     /// For messages.
     pub(super) what: String,
-}
-
-/// The job's root file system.
-#[derive(Debug)]
-pub(super) struct Root {
-    /// What everything else is attached to.
-    pub(super) frame: OwnedFd,
-    pub(super) mounts: Vec<Entry>,
 }
 
 /// What Landlock allows at a path and below.
@@ -86,12 +80,13 @@ pub(super) struct Prepared {
     pub(super) stdin: OwnedFd,
     pub(super) stdout: OwnedFd,
     pub(super) stderr: Option<OwnedFd>,
-    pub(super) attach: Vec<OwnedFd>,
-    pub(super) clone_into: Option<OwnedFd>,
+    pub(super) processors: CpuSet,
+    pub(super) namespaces: CloneFlags,
+    pub(super) given: Given,
     pub(super) cgroup_namespace: bool,
     pub(super) pid_namespace: bool,
     pub(super) init_drops: bool,
-    pub(super) root: Option<Root>,
+    pub(super) mounts: Option<Vec<Entry>>,
     pub(super) loopback: bool,
     pub(super) hostname: Option<String>,
     pub(super) rlimits: Vec<Rlimit>,
@@ -123,12 +118,8 @@ pub struct Ground<'a> {
     pub plan: &'a Plan,
     /// Its user.
     pub account: &'a Account,
-    /// The account files of its root.
-    pub files: &'a AccountFiles,
     /// Its storage.
     pub storage: &'a Storage,
-    /// Its cgroup.
-    pub cgroup: &'a Cgroup,
     /// The kernel's Landlock ABI.
     pub landlock_abi: i32,
     /// Its standard input, if not a file of the plan.
@@ -156,6 +147,7 @@ fn output_pipe() -> Result<(OwnedFd, OwnedFd), Fault> {
 #[derive(Debug)]
 pub struct Ready {
     pub(super) prepared: Prepared,
+    pub(super) frame: Frame,
     pub(super) ends: DriverEnds,
 }
 
@@ -164,16 +156,14 @@ pub struct Ready {
 /// # Errors
 /// What could not be made.
 pub fn prepare(ground: Ground<'_>) -> Result<Ready, Fault> {
-    let Ground { plan, account, files, storage, cgroup, landlock_abi, stdin } = ground;
+    let Ground { plan, account, storage, landlock_abi, stdin } = ground;
     let applies = |layer| plan.applies(layer);
-    write_accounts(plan, account, files, storage)?;
-    let layout = layout(plan, storage)?;
+    let layout = layout(plan)?;
     let (stdout_rx, stdout_tx) = output_pipe()?;
     let stderr = if plan.split { Some(output_pipe()?) } else { None };
     let (stderr_rx, stderr_tx) = stderr.unzip();
     let (ready_rx, ready_tx) = pipe(OFlag::empty())?;
     let (lifeline_rx, lifeline) = pipe(OFlag::empty())?;
-    let clone_into = cgroup.clone_target().map(|fd| fd.try_clone_to_owned()).transpose();
     let env = environment(plan, account);
     let path = env.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone().into_bytes());
     let prepared = Prepared {
@@ -183,14 +173,13 @@ pub fn prepare(ground: Ground<'_>) -> Result<Ready, Fault> {
         },
         stdout: stdout_tx,
         stderr: stderr_tx,
-        attach: cgroup.attach_targets()?,
-        clone_into: clone_into.map_err(|error| {
-            Fault::new(Step::Cgroup, "duplicate a descriptor", crate::fault::errno_of(&error))
-        })?,
+        processors: sched_getaffinity(Pid::from_raw(0)).unwrap_or_default(),
+        namespaces: namespaces(plan),
+        given: Given::default(),
         cgroup_namespace: applies(Layer::CgroupNamespace),
         pid_namespace: applies(Layer::PidNamespace),
         init_drops: applies(Layer::Identity),
-        root: layout.root,
+        mounts: layout.mounts,
         loopback: applies(Layer::NetworkNamespace),
         hostname: applies(Layer::UtsNamespace).then(|| plan.hostname.clone()),
         rlimits: if applies(Layer::Rlimits) { plan.rlimits.clone() } else { Vec::new() },
@@ -213,7 +202,11 @@ pub fn prepare(ground: Ground<'_>) -> Result<Ready, Fault> {
             .collect(),
         cwd: working_directory(plan)?,
     };
-    Ok(Ready { prepared, ends: DriverEnds { stdout: stdout_rx, stderr: stderr_rx, lifeline } })
+    Ok(Ready {
+        prepared,
+        frame: layout.frame,
+        ends: DriverEnds { stdout: stdout_rx, stderr: stderr_rx, lifeline },
+    })
 }
 
 /// A file of the machine, or the null device.
@@ -229,6 +222,65 @@ fn open_stdin(path: Option<&str>, storage: &Storage) -> Result<OwnedFd, Fault> {
     file.map(OwnedFd::from).map_err(|error| {
         Fault::new(Step::Request, format!("open --stdin {path}"), crate::fault::errno_of(&error))
     })
+}
+
+/// The namespaces that init makes; it is itself created in a new PID namespace.
+fn namespaces(plan: &Plan) -> CloneFlags {
+    let rows = [
+        (Layer::MountNamespace, CloneFlags::CLONE_NEWNS),
+        (Layer::NetworkNamespace, CloneFlags::CLONE_NEWNET),
+        (Layer::IpcNamespace, CloneFlags::CLONE_NEWIPC),
+        (Layer::UtsNamespace, CloneFlags::CLONE_NEWUTS),
+    ];
+    rows.into_iter().filter(|(layer, _)| plan.applies(*layer)).map(|(_, flag)| flag).collect()
+}
+
+/// What init is handed.
+#[derive(Debug)]
+pub struct Furnishings<'a> {
+    /// What it gets.
+    pub plan: &'a Plan,
+    /// Its user.
+    pub account: &'a Account,
+    /// The account files of its root.
+    pub files: &'a AccountFiles,
+    /// Its storage.
+    pub storage: &'a Storage,
+    /// Its cgroup.
+    pub cgroup: &'a Cgroup,
+    /// What it may write, in bytes and in files; 0 means no limit.
+    pub disk: (u64, u64),
+    /// Whether no other job comes after it on the same storage.
+    pub last: bool,
+}
+
+impl Ready {
+    /// Makes what init is handed.
+    ///
+    /// # Errors
+    /// What could not be made.
+    pub(super) fn furnish(&self, with: &Furnishings<'_>) -> Result<Given, Fault> {
+        let Furnishings { plan, account, files, storage, cgroup, disk, last } = *with;
+        let own = |fd: BorrowedFd<'_>| {
+            fd.try_clone_to_owned().map_err(|error| {
+                Fault::new(Step::Storage, "duplicate a descriptor", crate::fault::errno_of(&error))
+            })
+        };
+        let mut given = Given {
+            clone_into: cgroup.clone_target().map(own).transpose()?,
+            attach: cgroup.attach_targets()?,
+            ..Given::default()
+        };
+        if self.prepared.mounts.is_some() {
+            write_accounts(plan, account, files, storage)?;
+            let (frame, parts) = self.frame.build(storage)?;
+            (given.frame, given.parts) = (Some(frame), parts);
+            given.storage = storage.detached().filter(|_| last).map(own).transpose()?;
+        }
+        // Only now: the frame is complete, and so are the files that were put.
+        storage.limit(disk.0, disk.1)?;
+        Ok(given)
+    }
 }
 
 fn write_accounts(

@@ -5,15 +5,18 @@ use std::os::fd::{AsFd, OwnedFd};
 use autodriver_protocol::Layer;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::unistd::pipe2;
+use nix::sched::{sched_getcpu, sched_setaffinity, CpuSet};
+use nix::sys::signal::Signal;
+use nix::sys::wait::{waitid, Id, WaitPidFlag};
+use nix::unistd::{pipe2, Pid};
 
-use super::cgroup::Cgroup;
-use super::prepare::{Prepared, Ready};
+use super::handover::Given;
+use super::prepare::{DriverEnds, Furnishings, Prepared, Ready};
 use super::report::{Reporter, Reports};
-use super::{exec, init, landlock, mounts, network, privileges, session};
+use super::{exec, handover, init, landlock, mounts, network, privileges, session};
 use crate::fault::{Fault, Step};
 use crate::plan::Plan;
-use crate::sys::process::{clone3, Child, Forked};
+use crate::sys::process::{clone3, pidfd_send_signal, Child, Forked};
 
 /// A sandbox that was started. Dropping it kills init, and with it the PID namespace.
 #[derive(Debug)]
@@ -40,28 +43,92 @@ struct Objects {
     exec: Vec<String>,
 }
 
-/// Starts the job's sandbox.
+/// A sandbox whose init makes its namespaces, and waits for what the driver makes meanwhile.
+#[derive(Debug)]
+pub struct Starting {
+    init: Waiting,
+    reports: Reports,
+    hand: OwnedFd,
+    ready: Ready,
+}
+
+/// An init that was given nothing yet; it is killed and reaped when dropped.
+#[derive(Debug)]
+struct Waiting(Option<Child>);
+
+/// Creates init.
 ///
 /// # Errors
 /// What could not be made or cloned. Faults of the children come as records.
-pub fn spawn(plan: &Plan, cgroup: &Cgroup, ready: Ready) -> Result<Spawned, Fault> {
+pub fn begin(plan: &Plan, mut ready: Ready) -> Result<Starting, Fault> {
     check_single_threaded()?;
-    let Ready { prepared, ends } = ready;
-    let objects = Objects::of(plan, cgroup, &prepared);
-    let (rx, tx) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
-        .map_err(|errno| Fault::new(Step::Namespaces, "make the report pipe", errno))?;
+    let fault = |act: &str| {
+        let act = act.to_owned();
+        move |errno| Fault::new(Step::Namespaces, act, errno)
+    };
+    let (rx, tx) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(fault("make the report pipe"))?;
+    let (hand, hand_rx) = handover::pair().map_err(fault("make a socket pair"))?;
     let reporter = Reporter(tx);
+    let flags = if plan.applies(Layer::PidNamespace) { libc::CLONE_NEWPID.unsigned_abs() } else { 0 };
     // SAFETY: one thread, checked above. The child runs `init::run`, which never returns.
     #[allow(unsafe_code)]
-    let forked = unsafe { clone3(namespaces(plan), None) };
+    let forked = unsafe { clone3(u64::from(flags), None) };
     match forked {
-        Ok(Forked::Child) => init::run(&prepared, &reporter),
-        Ok(Forked::Parent(init)) => {
-            let reports = Reports::new(rx);
-            let (stdout, stderr) = (ends.stdout, ends.stderr);
-            Ok(Spawned { init, reports, stdout, stderr, objects, _lifeline: ends.lifeline })
+        Ok(Forked::Child) => {
+            // Or it would not see that the driver's end is closed.
+            drop(hand);
+            init::run(&mut ready.prepared, &reporter, hand_rx)
         }
-        Err(errno) => Err(Fault::new(Step::Namespaces, "create init with new namespaces", errno)),
+        Ok(Forked::Parent(init)) => {
+            spread(init.pid, &ready.prepared.processors);
+            Ok(Starting { init: Waiting(Some(init)), reports: Reports::new(rx), hand, ready })
+        }
+        Err(errno) => Err(fault(NAMESPACE_ACTS[0])(errno)),
+    }
+}
+
+/// Moves init to another processor than ours until it has its namespaces. By itself it may stay
+/// behind us, though others idle: the halted processors of a virtual machine look taken to Linux
+/// (vcpu_is_preempted). Where there is no other, or it is refused, init waits its turn.
+fn spread(init: Pid, all: &CpuSet) {
+    let mut others = *all;
+    if sched_getcpu().and_then(|ours| others.unset(ours)).is_ok() {
+        let _ = sched_setaffinity(init, &others);
+    }
+}
+
+/// The acts of the namespace step, for messages.
+const NAMESPACE_ACTS: [&str; 2] = ["create init in a new PID namespace", "make init's namespaces"];
+
+impl Starting {
+    /// Makes the rest and hands it over.
+    ///
+    /// # Errors
+    /// What could not be made.
+    pub fn finish(self, with: &Furnishings<'_>) -> Result<Spawned, Fault> {
+        let Starting { mut init, reports, hand, ready } = self;
+        let given = ready.furnish(with)?;
+        let objects = Objects::of(with, &given, &ready.prepared);
+        match given.send(hand.as_fd()) {
+            // It died of a fault that it has reported.
+            Ok(()) | Err(Errno::EPIPE | Errno::ECONNRESET) => {}
+            Err(errno) => return Err(Fault::new(Step::Namespaces, "hand over to init", errno)),
+        }
+        let DriverEnds { stdout, stderr, lifeline } = ready.ends;
+        match init.0.take() {
+            Some(init) => Ok(Spawned { init, reports, stdout, stderr, objects, _lifeline: lifeline }),
+            None => Err(Fault::refused(Step::Namespaces, "hand over to init", "it is not there")),
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Some(init) = &self.0 {
+            let _ = pidfd_send_signal(init.pidfd.as_fd(), Signal::SIGKILL);
+            // It has no child and waits for us, so that this does not take long.
+            let _ = waitid(Id::PIDFd(init.pidfd.as_fd()), WaitPidFlag::WEXITED);
+        }
     }
 }
 
@@ -76,23 +143,12 @@ fn check_single_threaded() -> Result<(), Fault> {
     }
 }
 
-fn namespaces(plan: &Plan) -> u64 {
-    let rows = [
-        (Layer::PidNamespace, libc::CLONE_NEWPID),
-        (Layer::MountNamespace, libc::CLONE_NEWNS),
-        (Layer::NetworkNamespace, libc::CLONE_NEWNET),
-        (Layer::IpcNamespace, libc::CLONE_NEWIPC),
-        (Layer::UtsNamespace, libc::CLONE_NEWUTS),
-    ];
-    let applied = rows.into_iter().filter(|(layer, _)| plan.applies(*layer));
-    applied.fold(0, |flags, (_, flag)| flags | u64::from(flag.unsigned_abs()))
-}
-
 impl Objects {
-    fn of(plan: &Plan, cgroup: &Cgroup, prepared: &Prepared) -> Objects {
+    fn of(with: &Furnishings<'_>, given: &Given, prepared: &Prepared) -> Objects {
+        let Furnishings { plan, cgroup, .. } = with;
         let list = |acts: &[&str]| acts.iter().map(|act| (*act).to_owned()).collect::<Vec<_>>();
-        let attach = (0..prepared.attach.len()).map(|n| format!("enter cgroup {}", cgroup.attach_path(n)));
-        let mounts = prepared.root.iter().flat_map(|root| root.mounts.iter().map(|entry| entry.what.clone()));
+        let attach = (0..given.attach.len()).map(|n| format!("enter cgroup {}", cgroup.attach_path(n)));
+        let mounts = prepared.mounts.iter().flatten().map(|entry| entry.what.clone());
         let rules = prepared.landlock.iter().flat_map(|rules| &rules.paths);
         let program = prepared.argv.first().map(|program| program.to_string_lossy().into_owned());
         Objects {
@@ -114,6 +170,7 @@ impl Objects {
         let owned = |names: &[String]| names.get(index).cloned();
         let fixed = |names: &[&str]| names.get(index).map(|name| (*name).to_owned());
         let name = match step {
+            Step::Namespaces => fixed(&NAMESPACE_ACTS),
             Step::Attach => owned(&self.attach),
             Step::Init => fixed(&init::ACTS),
             Step::Session => fixed(&session::ACTS),
@@ -141,9 +198,6 @@ impl Spawned {
 impl Drop for Spawned {
     fn drop(&mut self) {
         // Already dead in every regular case.
-        let _ = crate::sys::process::pidfd_send_signal(
-            self.init.pidfd.as_fd(),
-            nix::sys::signal::Signal::SIGKILL,
-        );
+        let _ = pidfd_send_signal(self.init.pidfd.as_fd(), Signal::SIGKILL);
     }
 }

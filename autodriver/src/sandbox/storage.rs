@@ -121,6 +121,11 @@ impl Storage {
         self.job.as_fd()
     }
 
+    /// The mount itself, where it can be given away: where it is attached nowhere.
+    pub fn detached(&self) -> Option<BorrowedFd<'_>> {
+        self.attached.get().is_none().then(|| self.mount.as_fd())
+    }
+
     /// A new mount of one part of it, attached nowhere, to be given to one job.
     ///
     /// # Errors

@@ -20,7 +20,7 @@ use crate::plan::Plan;
 use crate::sandbox::cgroup::{Account, Cgroup};
 use crate::sandbox::report::Record;
 use crate::sandbox::spawn::Spawned;
-use crate::sandbox::storage::Storage;
+use crate::sandbox::storage::{Storage, Use};
 use crate::sys::process::pidfd_send_signal;
 use limits::Limits;
 use output::{Capture, Drained};
@@ -91,6 +91,14 @@ pub struct Job {
     stdout: Stream,
     stderr: Option<Stream>,
     happened: Happened,
+    settled: Option<Settled>,
+}
+
+/// What is read when the last process has ended.
+#[derive(Debug)]
+struct Settled {
+    account: Account,
+    storage: Option<Use>,
 }
 
 /// The end of a job.
@@ -133,6 +141,7 @@ impl Job {
             stdout,
             stderr,
             happened: Happened::default(),
+            settled: None,
         }
     }
 
@@ -175,14 +184,14 @@ impl Job {
                     self.die(now);
                 }
                 Record::Fault { .. } => {}
-                Record::Exited(status) => self.first_process_ended(Ended::Exited(status), now),
-                Record::Signaled(signal) => self.first_process_ended(Ended::Signaled(signal), now),
+                Record::Exited(status) => self.first_process_ended(Ended::Exited(status), now, storage),
+                Record::Signaled(signal) => self.first_process_ended(Ended::Signaled(signal), now, storage),
             }
         }
         open
     }
 
-    fn first_process_ended(&mut self, ended: Ended, now: Instant) {
+    fn first_process_ended(&mut self, ended: Ended, now: Instant, storage: &Storage) {
         self.happened.ended = Some(ended);
         self.ended_at = Some(now);
         if self.plan.applies(Layer::ProcessTree) {
@@ -191,6 +200,16 @@ impl Job {
             // Asked for: what it left behind lives on.
             let _ = pidfd_send_signal(self.spawned.init.pidfd.as_fd(), Signal::SIGKILL);
         }
+        // Most jobs leave nobody behind. Then there is no need to wait until init has taken its
+        // namespaces down: that a directory can be removed proves that nobody is in it.
+        if self.cgroup.exists() && self.cgroup.processes().is_empty() {
+            self.settled = Some(self.settle(storage));
+            let _ = self.cgroup.remove();
+        }
+    }
+
+    fn settle(&self, storage: &Storage) -> Settled {
+        Settled { account: self.cgroup.account(), storage: storage.usage() }
     }
 
     fn init_died(&mut self, now: Instant, storage: &Storage) {
@@ -331,9 +350,12 @@ impl Job {
 
     /// The end: what is left to deliver of each stream, and everything for the report.
     pub fn finish(mut self, storage: &Storage) -> ([Vec<u8>; 2], Outcome) {
-        let account = self.cgroup.account();
+        let Settled { account, storage } = match self.settled.take() {
+            Some(settled) => settled,
+            None => self.settle(storage),
+        };
         let seen = self.limits.as_ref().map_or((false, false), Limits::full_seen);
-        let (bytes, inodes) = limits::full(storage.usage(), &self.plan);
+        let (bytes, inodes) = limits::full(storage, &self.plan);
         (self.happened.disk_full, self.happened.inodes_full) = (bytes, inodes);
         (self.happened.disk_seen_full, self.happened.inodes_seen_full) = (seen.0 | bytes, seen.1 | inodes);
         self.happened.oom_killed = account.oom_kills > 0;

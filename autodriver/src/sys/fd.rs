@@ -45,3 +45,9 @@ pub fn duplicate(number: RawFd) -> Result<OwnedFd, Errno> {
     // SAFETY: a non-negative result is a new descriptor, owned by nobody else.
     Ok(unsafe { OwnedFd::from_raw_fd(RawFd::try_from(fd).unwrap_or(-1)) })
 }
+
+/// Takes over a descriptor that came in a message: unix(7), SCM_RIGHTS.
+pub fn received(number: RawFd) -> OwnedFd {
+    // SAFETY: the kernel made it for the receiver of the message, and nobody else knows it.
+    unsafe { OwnedFd::from_raw_fd(number) }
+}
