@@ -39,6 +39,15 @@ fn machines_root_is_read_only() {
 }
 
 #[test]
+fn nothing_stands_above_the_root() {
+    // Landlock would hide it: this layer alone must do.
+    let outcome = shell("ls / > one; ls /.. > two; cmp one two").opt("--skip", "landlock").run();
+    outcome.expect_clean();
+    let outcome = shell("grep -c ' / / ' /proc/self/mountinfo; :").opt("--skip", "landlock").run();
+    assert_eq!(outcome.expect_clean().text(), "0", "no root but the job's own is mounted");
+}
+
+#[test]
 fn machines_programs_can_be_read_and_run() {
     expect(&["read", "/bin/sh"], "ok");
     let outcome = shell("/bin/sh -c 'echo run'").run().expect_clean();

@@ -77,7 +77,7 @@ pub(super) fn apply(prepared: &Prepared) -> Result<(), Failed> {
         .map_err(on(index))?;
         attach(source, frame, &entry.at).map_err(on(index))?;
     }
-    swap_root(frame).map_err(act(3))
+    swap_root(frame, given.storage.is_some()).map_err(act(3))
 }
 
 /// Takes what the machine gives before the new root hides it.
@@ -108,10 +108,15 @@ fn pts_mount() -> Result<OwnedFd, Errno> {
     context.mount(attr::NOSUID | attr::NOEXEC)
 }
 
-/// pivot_root(2) with both names the same: the old root ends up on top and is let go at once.
-fn swap_root(frame: BorrowedFd<'_>) -> Result<(), Errno> {
+/// pivot_root(2) with both names the same: the old root ends up on top and is let go at once. If
+/// the storage stands on the old root, "." is that first: with one umount2(2) alone the old root
+/// would stay, and `/..` would lead to it.
+fn swap_root(frame: BorrowedFd<'_>, storage_on_top: bool) -> Result<(), Errno> {
     fchdir(frame)?;
     pivot_root(".", ".")?;
+    if storage_on_top {
+        umount2(".", MntFlags::MNT_DETACH)?;
+    }
     umount2(".", MntFlags::MNT_DETACH)?;
     chdir("/")
 }
