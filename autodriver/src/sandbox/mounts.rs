@@ -14,6 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::fcntl::AT_FDCWD;
 use nix::mount::{mount, umount2, MntFlags, MsFlags};
+use nix::sys::stat::stat;
 use nix::unistd::{chdir, fchdir, pivot_root};
 
 use super::prepare::{Entry, MountKind, Prepared};
@@ -118,5 +119,11 @@ fn swap_root(frame: BorrowedFd<'_>, storage_on_top: bool) -> Result<(), Errno> {
         umount2(".", MntFlags::MNT_DETACH)?;
     }
     umount2(".", MntFlags::MNT_DETACH)?;
-    chdir("/")
+    chdir("/")?;
+    // Read back: whatever still stood on the root would be above it.
+    let (root, above) = (stat("/")?, stat("/..")?);
+    match (root.st_dev, root.st_ino) == (above.st_dev, above.st_ino) {
+        true => Ok(()),
+        false => Err(Errno::EBUSY),
+    }
 }
