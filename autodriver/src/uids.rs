@@ -19,6 +19,10 @@ use crate::fault::{errno_of, Fault, Step};
 pub const FIRST: u32 = 59_000;
 /// Last uid of the range.
 pub const LAST: u32 = 59_999;
+/// A uid that no job and no account has: next to the range, below those that systemd-homed gives
+/// (60001 and up), and never given by Debian. Whoever acts with a job's uid from outside of the job
+/// has it for a real one, while holding its lock: `sandbox::sweep`.
+pub const STAND_IN: u32 = LAST + 1;
 /// The state directory; root's, mode 0700.
 pub const DIRECTORY: &str = "/run/autodriver";
 /// In it: for each uid of the range the pid of the driver that leases it, or 0, as four bytes in

@@ -33,6 +33,8 @@ mod privileges;
 mod landlock;
 mod seccomp;
 mod exec;
+#[allow(dead_code, reason = "what stands in for a cgroup is not wired in yet")]
+pub mod sweep;
 
 use nix::errno::Errno;
 

@@ -3,6 +3,16 @@
 
 pub mod output;
 pub mod limits;
+#[allow(dead_code, reason = "what stands in for a cgroup is not wired in yet")]
+pub mod tree;
+#[allow(dead_code, reason = "as above")]
+pub mod cpu_time;
+#[allow(dead_code, reason = "as above")]
+pub mod held;
+#[allow(dead_code, reason = "as above")]
+pub mod sampled;
+#[allow(dead_code, reason = "as above")]
+pub mod disk;
 pub mod verdict;
 
 use std::os::fd::{AsFd, BorrowedFd};

@@ -1,10 +1,10 @@
-//! clone3(2), pidfds, securebits and the end of a process.
+//! clone3(2), pidfds, credentials, securebits and the end of a process.
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::sys::signal::{sigaction, SaFlags, SigAction, SigHandler, SigSet, Signal};
-use nix::unistd::Pid;
+use nix::unistd::{getegid, geteuid, setfsgid, setfsuid, Gid, Pid, Uid};
 
 use super::check;
 
@@ -67,7 +67,16 @@ pub unsafe fn clone3(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<
     }
     // SAFETY: `args` has the layout of struct clone_args up to `cgroup` and the size says so;
     // `pidfd` outlives the call. Without CLONE_VM and a stack the child is a copy, as with fork.
-    let pid = check(unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) })?;
+    let pid = match check(unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) })
+    {
+        // Docker's filter says so, because it cannot look into `args`; clone(2) it lets through.
+        Err(Errno::ENOSYS) if cgroup.is_none() => {
+            let flags = args.flags | args.exit_signal;
+            // SAFETY: as above; with CLONE_PIDFD the third argument is where the descriptor goes.
+            check(unsafe { libc::syscall(libc::SYS_clone, flags, 0, &raw mut pidfd, 0, 0) })?
+        }
+        result => result?,
+    };
     if pid == 0 {
         return Ok(Forked::Child);
     }
@@ -80,6 +89,61 @@ pub unsafe fn clone3(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<
 pub fn exit_now(status: i32) -> ! {
     // SAFETY: _exit(2) takes any status and does not return.
     unsafe { libc::_exit(status) }
+}
+
+/// setresuid(2) for this thread, which is the only one: libc's own would look for others by its
+/// list, which in a child of clone3(2) is the parent's.
+pub fn set_uids(real: u32, effective: u32, saved: u32) -> Result<(), Errno> {
+    // SAFETY: no pointers are passed.
+    check(unsafe { libc::syscall(libc::SYS_setresuid, real, effective, saved) }).map(drop)
+}
+
+/// What [`as_file_user`] has changed; when it is dropped it is put back.
+struct FileUser {
+    uid: Uid,
+    gid: Gid,
+}
+
+/// Asks for ids for file accesses. setfsuid(2) does not say that it failed; asked for an id that
+/// nobody can have, it changes nothing and answers the present one.
+fn set_file_user(uid: Uid, gid: Gid) -> Result<(), Errno> {
+    setfsgid(gid);
+    setfsuid(uid);
+    let nobody = u32::MAX;
+    let now = (setfsuid(Uid::from_raw(nobody)), setfsgid(Gid::from_raw(nobody)));
+    if now == (uid, gid) {
+        Ok(())
+    } else {
+        Err(Errno::EPERM)
+    }
+}
+
+impl Drop for FileUser {
+    fn drop(&mut self) {
+        // The effective ids, which a process may always go back to. If the kernel does not do it,
+        // nothing this process does to a file afterwards is what it means to do.
+        if set_file_user(self.uid, self.gid).is_err() {
+            std::process::abort();
+        }
+    }
+}
+
+/// Does something with the file accesses of another user: also what /proc shows of that user's
+/// processes, which asks for these ids (`PTRACE_MODE_READ_FSCREDS`, ptrace(2)), so that root needs
+/// no CAP_SYS_PTRACE for it. Meanwhile this process is not the other user's in any other sense:
+/// signals, ptrace and limits ask for the real, effective and saved uid. Going away from uid 0
+/// takes CAP_DAC_OVERRIDE and the like out of the effective set, coming back gives them again:
+/// capabilities(7).
+///
+/// # Errors
+/// EPERM if the ids could not be had; then nothing was done.
+pub fn as_file_user<T>(uid: u32, gid: u32, act: impl FnOnce() -> T) -> Result<T, Errno> {
+    // Held before anything changes.
+    let back = FileUser { uid: geteuid(), gid: getegid() };
+    set_file_user(Uid::from_raw(uid), Gid::from_raw(gid))?;
+    let done = act();
+    drop(back);
+    Ok(done)
 }
 
 /// pidfd_open(2).
@@ -154,4 +218,40 @@ pub fn landlock_abi() -> i32 {
     let version =
         unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, null, 0, LANDLOCK_CREATE_RULESET_VERSION) };
     check(version).map_or(0, |version| i32::try_from(version).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids() -> (u32, u32) {
+        let nobody = u32::MAX;
+        (setfsuid(Uid::from_raw(nobody)).as_raw(), setfsgid(Gid::from_raw(nobody)).as_raw())
+    }
+
+    #[test]
+    fn file_user_is_changed_and_put_back() {
+        let before = ids();
+        let effective = || caps::read(None, caps::CapSet::Effective).expect("capget");
+        let caps_before = effective();
+        if !geteuid().is_root() {
+            assert_eq!(as_file_user(59_001, 59_001, || ()), Err(Errno::EPERM));
+            assert_eq!(ids(), before);
+            return;
+        }
+        let during = as_file_user(59_001, 59_002, || (ids(), effective())).expect("root may");
+        assert_eq!(during.0, (59_001, 59_002));
+        assert!(!during.1.contains(&caps::Capability::CAP_DAC_OVERRIDE));
+        assert_eq!(ids(), before);
+        assert_eq!(effective(), caps_before);
+    }
+
+    #[test]
+    fn file_user_is_put_back_after_a_panic() {
+        let before = ids();
+        let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
+        let panics = || as_file_user(uid, gid, || panic!("on purpose"));
+        assert!(std::panic::catch_unwind(panics).is_err());
+        assert_eq!(ids(), before);
+    }
 }
