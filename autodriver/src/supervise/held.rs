@@ -36,6 +36,9 @@ struct Kept {
     memfd: bool,
 }
 
+/// What a process costs by itself, in descriptors.
+const PROCESS: usize = 8;
+
 /// Device and inode.
 pub(super) type Id = (libc::dev_t, libc::ino_t);
 
@@ -64,8 +67,8 @@ pub struct Holder {
 }
 
 impl Holdings {
-    /// Looks at the descriptors of `holders`, which are in ascending order, until about `budget`
-    /// of them were seen. A process that refuses is passed over. Needs the job's ids for file
+    /// Looks at the descriptors of `holders`, which are in ascending order, until the cost
+    /// of about `budget` of them is reached. A process that refuses is passed over. Needs the job's ids for file
     /// accesses: [`crate::sys::process::as_file_user`].
     ///
     /// # Errors
@@ -79,7 +82,7 @@ impl Holdings {
                 ended = false;
                 break;
             }
-            left = left.saturating_sub(self.process(procfs, *holder)?.max(1));
+            left = left.saturating_sub(self.process(procfs, *holder)? + PROCESS);
             self.after = Some(holder.pid);
         }
         let now = sum(&self.round);
@@ -106,7 +109,10 @@ impl Holdings {
     fn process(&mut self, procfs: &mut Procfs, holder: Holder) -> Result<usize, Errno> {
         let Holder { pid, thread } = holder;
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
-        let opened = procfs.open_file(format_args!("{pid}/task/{thread}/fd"), flags);
+        let opened = match pid == thread {
+            true => procfs.open_file(format_args!("{pid}/fd"), flags),
+            false => procfs.open_file(format_args!("{pid}/task/{thread}/fd"), flags),
+        };
         let mut directory = match opened.and_then(Dir::from_fd) {
             Ok(directory) => directory,
             Err(errno @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM)) => return Err(errno),

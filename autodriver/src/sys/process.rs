@@ -254,4 +254,34 @@ mod tests {
         assert!(std::panic::catch_unwind(panics).is_err());
         assert_eq!(ids(), before);
     }
+
+    #[test]
+    fn clone_stands_in_for_clone3_where_a_filter_hides_it() {
+        use nix::sys::wait::{waitid, Id, WaitPidFlag, WaitStatus};
+        use seccompiler::sock_filter;
+        use std::os::fd::AsFd;
+        let step = |code, jt, jf, k| sock_filter { code, jt, jf, k };
+        let clone3_number = u32::try_from(libc::SYS_clone3).expect("a number");
+        let enosys = libc::SECCOMP_RET_ERRNO | u32::try_from(libc::ENOSYS).expect("a number");
+        // Load the number; clone3 does not exist; everything else does.
+        let filter = [
+            step(0x20, 0, 0, 0),
+            step(0x15, 0, 1, clone3_number),
+            step(0x06, 0, 0, enosys),
+            step(0x06, 0, 0, libc::SECCOMP_RET_ALLOW),
+        ];
+        let forks = move || {
+            seccompiler::apply_filter(&filter).expect("the kernel takes the filter");
+            // SAFETY: the child makes one system call and ends.
+            match unsafe { clone3(0, None) }.expect("it forks") {
+                Forked::Child => exit_now(7),
+                Forked::Parent(child) => {
+                    let ended = waitid(Id::PIDFd(child.pidfd.as_fd()), WaitPidFlag::WEXITED);
+                    assert_eq!(ended, Ok(WaitStatus::Exited(child.pid, 7)));
+                }
+            }
+        };
+        // The filter ends with the thread.
+        std::thread::spawn(forks).join().expect("the thread lives");
+    }
 }

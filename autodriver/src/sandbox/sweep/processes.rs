@@ -43,7 +43,8 @@ impl From<Errno> for Unkilled {
 /// kill(2) of -1 holds the list of all processes while it signals them, and a fork whose parent
 /// has a signal pending fails before the child is on that list (kernel/fork.c, copy_process). So
 /// no process of the uid that was there is missed, and none comes after; a list of numbers read
-/// from /proc is outrun by a job that forks faster than it is read.
+/// from /proc is outrun by a job that forks faster than it is read. What kill(2) answers is no
+/// proof: 0 also when all that it met refused, so that /proc is asked who is still dying.
 ///
 /// # Errors
 /// Who remains after ten seconds, or why nothing could be done.
