@@ -10,18 +10,16 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::{env, fs};
 
+#[path = "src/sandbox/seccomp/bpf.rs"]
+mod bpf;
 #[path = "src/sandbox/seccomp/compile.rs"]
 mod compile;
 #[path = "src/sandbox/seccomp/table.rs"]
 mod table;
 
+use bpf::{ARCH_AARCH64, ARCH_I386, ARCH_X86_64};
 use compile::{Abi, Instruction};
 use table::Policy;
-
-/// `AUDIT_ARCH_*` of linux/audit.h.
-const ARCH_X86_64: u32 = 0xc000_003e;
-const ARCH_I386: u32 = 0x4000_0003;
-const ARCH_AARCH64: u32 = 0xc000_00b7;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arch = env::var("CARGO_CFG_TARGET_ARCH")?;
@@ -33,20 +31,30 @@ fn main() -> Result<(), Box<dyn Error>> {
     let texts = [
         read("job.syscalls")?,
         read("init.syscalls")?,
+        read("offline.syscalls")?,
+        read("shared.syscalls")?,
         read(native_table)?,
         i386_table.map_or(Ok(String::new()), read)?,
     ];
     let job = table::parse_policy(&texts[0]).map_err(|error| format!("job.syscalls: {error}"))?;
     let init = table::parse_policy(&texts[1]).map_err(|error| format!("init.syscalls: {error}"))?;
-    let native = Abi { arch: native_arch, numbers: &table::parse_numbers(&texts[2])? };
-    let i386 = Abi { arch: ARCH_I386, numbers: &table::parse_numbers(&texts[3])? };
+    let offline = table::parse_policy(&texts[2]).map_err(|error| format!("offline.syscalls: {error}"))?;
+    let shared = table::parse_policy(&texts[3]).map_err(|error| format!("shared.syscalls: {error}"))?;
+    let native = Abi { arch: native_arch, numbers: &table::parse_numbers(&texts[4])? };
+    let i386 = Abi { arch: ARCH_I386, numbers: &table::parse_numbers(&texts[5])? };
 
     let mut code = String::new();
     write_filter(&mut code, "INIT", &compile::compile(&init, &[&native]))?;
     write_filter(&mut code, "JOB", &compile::compile(&job, &[&native]))?;
     let both = if i386_table.is_some() { vec![&native, &i386] } else { vec![&native] };
     write_filter(&mut code, "JOB_ABI32", &compile::compile(&job, &both))?;
-    write_rows(&mut code, &job, &native, &i386)?;
+    write_filter(&mut code, "OFFLINE", &compile::compile(&offline, &both))?;
+    write_filter(&mut code, "SHARED", &compile::compile(&shared, &both))?;
+    writeln!(code, "const NATIVE: u32 = {};", native.arch)?;
+    writeln!(code, "const DEFAULT: u32 = {};", job.default.code())?;
+    write_rows(&mut code, "ROWS", &job, &native, &i386)?;
+    write_rows(&mut code, "OFFLINE_ROWS", &offline, &native, &i386)?;
+    write_rows(&mut code, "SHARED_ROWS", &shared, &native, &i386)?;
     let out = PathBuf::from(env::var("OUT_DIR")?).join("seccomp.rs");
     fs::write(out, code)?;
     Ok(())
@@ -69,20 +77,23 @@ fn write_filter(code: &mut String, name: &str, program: &[Instruction]) -> std::
     writeln!(code, "];")
 }
 
-/// The rows of the job's policy, for `describe`.
-fn write_rows(code: &mut String, job: &Policy, native: &Abi, i386: &Abi) -> std::fmt::Result {
-    let named = |abi: &Abi, name| abi.numbers.iter().any(|(_, other)| *other == name);
-    writeln!(code, "static ROWS: [(Row, Native, Abi32); {}] = [", job.rows.len())?;
-    for row in &job.rows {
+/// The rows of a policy, for `describe`.
+fn write_rows(code: &mut String, name: &str, policy: &Policy, native: &Abi, i386: &Abi) -> std::fmt::Result {
+    let number = |abi: &Abi, name| {
+        let found = abi.numbers.iter().find(|(_, other)| *other == name);
+        found.map(|(number, _)| *number)
+    };
+    writeln!(code, "static {name}: [(Row, Number, Number); {}] = [", policy.rows.len())?;
+    for row in &policy.rows {
         writeln!(
             code,
-            "    (Row {{ name: {:?}, answer: {:?}, condition: {:?}, reason: {:?} }}, {}, {}),",
+            "    (Row {{ name: {:?}, answer: {:?}, condition: {:?}, reason: {:?} }}, {:?}, {:?}),",
             row.name,
             row.answer,
             row.condition,
             row.reason,
-            named(native, row.name),
-            named(i386, row.name),
+            number(native, row.name),
+            number(i386, row.name),
         )?;
     }
     writeln!(code, "];")

@@ -4,11 +4,11 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
-use autodriver_protocol::Options;
+use autodriver_protocol::{Options, Requirement};
 use clap::{Args, Parser, Subcommand};
 
 use crate::sys::process::set_nice;
-use crate::{facts, restore, run, serve};
+use crate::{check, explain, facts, restore, run, serve};
 
 /// Bad usage, or a sandbox that could not be set up.
 pub const USAGE: u8 = 125;
@@ -27,8 +27,34 @@ enum Command {
     Run(Box<RunArgs>),
     /// Speak the protocol on stdin and stdout
     Serve,
+    /// Say what this machine can enforce, why not, and the remedy
+    Check(CheckArgs),
+    /// Say what a job with these options would get; runs nothing
+    Explain(Box<ExplainArgs>),
     /// Remove what a killed driver left behind
     Restore,
+}
+
+#[derive(Debug, Args)]
+struct ExplainArgs {
+    /// One JSON object instead of text
+    #[arg(long)]
+    json: bool,
+    /// The system-call filter as a BPF program too
+    #[arg(long)]
+    bpf: bool,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    /// One JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+    /// Exit with 125 unless each of these layers is enforced: names, minimum or all (default: minimum)
+    #[arg(long, value_name = "LAYER,...", value_delimiter = ',')]
+    require: Vec<Requirement>,
 }
 
 #[derive(Debug, Args)]
@@ -45,6 +71,31 @@ pub fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "autodriver: {line}");
 }
 
+/// Writes to stdout. A reader that has seen enough is no failure.
+///
+/// # Errors
+/// Why it could not be written.
+pub fn print(text: &str) -> Result<(), String> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(format!("cannot write to standard output: {error}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Rows in columns, each as wide as its widest cell, behind `indent`.
+pub fn columns(indent: &str, rows: &[Vec<String>]) -> String {
+    let width = |column| rows.iter().filter_map(|row| row.get(column)).map(String::len).max().unwrap_or(0);
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().enumerate().map(|(column, cell)| format!("{cell:0$}", width(column)));
+        let cells = cells.collect::<Vec<_>>().join("  ");
+        format!("{indent}{}\n", cells.trim_end())
+    };
+    rows.iter().map(line).collect()
+}
+
 /// Everything.
 pub fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
@@ -52,14 +103,22 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
+    crate::first::mount_missing();
     // Two hundred spinning threads must not keep the driver from its clocks. Jobs get 0 again; where it
     // is refused, the driver is as fast as its machine lets it be.
     let _ = set_nice(-20);
+    // Nor must each session of theirs count as much as all of ours: sched(7), "The autogroup feature".
+    let _ = std::fs::write("/proc/self/autogroup", "-20");
     // Files get exactly the modes they are made with.
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
     let status = match cli.command {
         Command::Run(arguments) => run::main(arguments.job.as_deref(), arguments.options),
         Command::Serve => serve::main(),
+        Command::Check(arguments) => check::main(arguments.json, arguments.require),
+        Command::Explain(arguments) => {
+            let ExplainArgs { json, bpf, run } = *arguments;
+            explain::main(run.job.as_deref(), run.options, json, bpf)
+        }
         Command::Restore => restore_main(),
     };
     match status {
@@ -74,7 +133,7 @@ pub fn main() -> ExitCode {
 fn usage(error: &clap::Error) -> ExitCode {
     let text = error.render().to_string();
     if !error.use_stderr() {
-        return match std::io::stdout().write_all(text.as_bytes()) {
+        return match print(&text) {
             Ok(()) => ExitCode::SUCCESS,
             Err(_) => ExitCode::from(USAGE),
         };
@@ -87,7 +146,7 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 fn restore_main() -> Result<u8, String> {
-    let restored = restore::restore(&facts::probe().hierarchy).map_err(|fault| fault.to_string())?;
+    let restored = restore::restore(&facts::probe()).map_err(|fault| fault.to_string())?;
     for uid in &restored.cleared {
         say(&format!("removed what the job of uid {uid} left"));
     }

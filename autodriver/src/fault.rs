@@ -3,8 +3,7 @@
 
 use std::fmt;
 
-use autodriver_protocol::archive::errno_name;
-pub use autodriver_protocol::archive::errno_of;
+pub use autodriver_protocol::archive::{errno_name, errno_of};
 use autodriver_protocol::report::FaultReport;
 use nix::errno::Errno;
 
@@ -44,6 +43,8 @@ pub enum Step {
     Descriptors,
     /// job: the system-call filter.
     Seccomp,
+    /// job: what the kernel says of it.
+    ReadBack,
     /// job: working directory and execve(2).
     Exec,
     /// Following the job.
@@ -53,7 +54,7 @@ pub enum Step {
 }
 
 impl Step {
-    const ALL: [Step; 19] = [
+    const ALL: [Step; 20] = [
         Step::Request,
         Step::Uid,
         Step::Storage,
@@ -70,6 +71,7 @@ impl Step {
         Step::Landlock,
         Step::Descriptors,
         Step::Seccomp,
+        Step::ReadBack,
         Step::Exec,
         Step::Supervise,
         Step::Restore,
@@ -99,6 +101,7 @@ impl Step {
             Step::Landlock => "landlock",
             Step::Descriptors => "descriptors",
             Step::Seccomp => "seccomp",
+            Step::ReadBack => "read-back",
             Step::Exec => "exec",
             Step::Supervise => "supervise",
             Step::Restore => "restore",

@@ -2,22 +2,22 @@
 //!
 //! Reading order: `plan` (what can be asked, what is refused), `sandbox` (the box, layer by
 //! layer), `supervise` (limits and verdict), `restore`, then `run` and `serve`, which put them
-//! together, and at last `sys` (the unsafe).
+//! together, `check` and `explain`, which only look, and at last `sys` (the unsafe).
 #![deny(unsafe_code)]
 // A program has no outside: `pub` says what a module offers to the others.
 #![allow(unreachable_pub)]
 
 mod cli;
+mod first;
 mod facts;
 mod plan;
 mod sandbox;
 mod supervise;
 mod restore;
 mod transfer;
+mod keeper;
 mod slot;
-#[allow(dead_code, reason = "what stands in for a cgroup is not wired in yet")]
 mod procfs;
-#[allow(dead_code, reason = "as above")]
 mod walk;
 mod poller;
 mod outlet;
@@ -25,6 +25,8 @@ mod run;
 mod wire;
 mod session;
 mod serve;
+mod check;
+mod explain;
 mod uids;
 mod fault;
 #[allow(unsafe_code)]

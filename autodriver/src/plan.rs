@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use autodriver_protocol::job::{Bind, Net, OnOutput};
 use autodriver_protocol::report::{LayerReport, LayerState};
-use autodriver_protocol::{Layer, Options};
+use autodriver_protocol::{Layer, Options, Requirement};
 use nix::sys::resource::Resource;
 
-use crate::facts::{Facts, Hierarchy};
+use crate::facts::{Facts, Namespaces};
+
+pub mod layers;
+use layers::layers;
 
 /// Where the job directory is, as the job sees it.
 pub const JOB_DIRECTORY: &str = "/job";
@@ -95,17 +98,58 @@ pub struct Plan {
     pub abi32: bool,
     /// The job shares the machine's network.
     pub host_network: bool,
+    /// It has a loopback interface of its own.
+    pub loopback: bool,
+    /// It gets its namespaces by way of a user namespace: it can neither make device nodes nor take a mount
+    /// apart from those below it (mount_namespaces(7)).
+    pub user_namespace: bool,
     /// Every layer, in order, as it will be once the sandbox stands.
     pub layers: Vec<LayerReport>,
 }
 
 impl Plan {
-    /// Whether the layer is applied.
-    pub fn applies(&self, layer: Layer) -> bool {
-        self.layers.iter().any(|report| {
-            report.name == layer && matches!(report.state, LayerState::Enforced | LayerState::Substituted)
-        })
+    /// Whether the layer is enforced.
+    pub fn enforces(&self, layer: Layer) -> bool {
+        state(&self.layers, layer) == Some(LayerState::Enforced)
     }
+
+    /// Whether something else stands in for the layer.
+    pub fn substitutes(&self, layer: Layer) -> bool {
+        state(&self.layers, layer) == Some(LayerState::Substituted)
+    }
+
+    /// Whether the layer is enforced, or something else stands in for it.
+    pub fn applies(&self, layer: Layer) -> bool {
+        self.enforces(layer) || self.substitutes(layer)
+    }
+
+    /// What the storage holds, in bytes and in files; 0 means no limit of its own.
+    pub fn storage_limit(&self) -> (u64, u64) {
+        if self.enforces(Layer::Disk) {
+            (self.disk, self.inodes)
+        } else {
+            (0, 0)
+        }
+    }
+
+    /// Without a mount namespace, the storage is at a place of the machine's own file system.
+    pub fn show_storage_at(&mut self, place: &str) {
+        self.home = format!("{place}/job");
+        self.tmp = format!("{place}/tmp");
+    }
+}
+
+fn state(layers: &[LayerReport], layer: Layer) -> Option<LayerState> {
+    layers.iter().find(|report| report.name == layer).map(|report| report.state)
+}
+
+/// How every layer stands on this machine when nothing is skipped, and why that is not enough for
+/// `require` (nothing given: the minimum), if it is not.
+pub fn standing(require: Vec<Requirement>, facts: &Facts) -> (Vec<LayerReport>, Result<(), Refusal>) {
+    let options = Options { require, ..Options::default() }.over(Options::defaults());
+    let layers = layers(facts, &|_| false);
+    let met = check_requirements(&options, &layers, &|_| false);
+    (layers, met)
 }
 
 /// Makes the plan.
@@ -114,6 +158,7 @@ impl Plan {
 /// A [`Refusal`] names the option, the value and what is accepted, or the layers that are required
 /// and not to be had, each with its reason and remedy.
 pub fn plan(options: Options, facts: &Facts) -> Result<Plan, Refusal> {
+    check_means(&options, facts)?;
     let options = options.over(Options::defaults());
     let host_network = options.net == Some(Net::Host);
     let skip =
@@ -126,10 +171,13 @@ pub fn plan(options: Options, facts: &Facts) -> Result<Plan, Refusal> {
     if !root.starts_with('/') {
         return Err(Refusal(format!("--root '{root}': must be an absolute path")));
     }
-    if skip(Layer::MountNamespace) && (root != "/" || !options.bind.is_empty()) {
-        return Err(Refusal(
-            "--root and --bind need the layer mount-namespace, which --skip leaves out".into(),
-        ));
+    let enforces = |layer| state(&layers, layer) == Some(LayerState::Enforced);
+    if !enforces(Layer::MountNamespace) && (root != "/" || !options.bind.is_empty()) {
+        let why = match skip(Layer::MountNamespace) {
+            true => "which --skip leaves out",
+            false => "which cannot be had here (see `autodriver check`)",
+        };
+        return Err(Refusal(format!("--root and --bind need the layer mount-namespace, {why}")));
     }
     let hostname = options.hostname.clone().unwrap_or_default();
     if hostname.is_empty() || hostname.len() > 64 || hostname.contains('\0') {
@@ -174,16 +222,42 @@ pub fn plan(options: Options, facts: &Facts) -> Result<Plan, Refusal> {
         on_output: options.on_output.unwrap_or_default(),
         split: options.split,
         timestamps: options.timestamps,
-        // One more than the cgroup allows, so that it is the cgroup that refuses, and counts.
-        rlimits: rlimits(&options, if enforces(&layers, Layer::Pids) { pids + 1 } else { pids }),
+        rlimits: rlimits(&options, processes(facts, &layers, pids), !enforces(Layer::Disk)),
         abi32: options.abi32,
         host_network,
+        loopback: facts.loopback && enforces(Layer::NetworkNamespace),
+        user_namespace: facts.namespaces == Namespaces::User,
         layers,
     })
 }
 
-fn enforces(layers: &[LayerReport], layer: Layer) -> bool {
-    layers.iter().any(|report| report.name == layer && report.state == LayerState::Enforced)
+/// Options that ask for what only some machines can give.
+fn check_means(options: &Options, facts: &Facts) -> Result<(), Refusal> {
+    let refused = matches!(facts.namespaces, Namespaces::Refused { .. });
+    if let (Some(user), Err(why)) = (&options.user, &facts.own_uids) {
+        return Err(Refusal(format!("--user {user}: a job cannot have another uid here ({why})")));
+    }
+    match &options.hostname {
+        Some(name) if refused => Err(Refusal(format!(
+            "--hostname {name}: needs the layer uts-namespace, which cannot be had here (see `autodriver check`)"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// RLIMIT_NPROC for a job of so many processes: getrlimit(2) counts those of the real uid, in its
+/// user namespace.
+fn processes(facts: &Facts, layers: &[LayerReport], pids: u64) -> u64 {
+    let others = match &facts.own_uids {
+        Ok(()) => 0,
+        // The driver and init.
+        Err(_) if facts.namespaces == Namespaces::User => 2,
+        // The driver is counted already; init and the keeper are not.
+        Err(_) => facts.own_processes + 2,
+    };
+    // One more than a cgroup allows, so that it is the cgroup that refuses, and counts.
+    let enforced = state(layers, Layer::Pids) == Some(LayerState::Enforced);
+    others + pids + u64::from(enforced)
 }
 
 /// Less than this cannot hold the pages of any program: execve would be killed.
@@ -240,8 +314,14 @@ fn environment(options: &Options) -> Vec<(String, String)> {
     base.into_iter().chain(given).collect()
 }
 
-fn rlimits(options: &Options, pids: u64) -> Vec<Rlimit> {
+fn rlimits(options: &Options, pids: u64, disk_is_sampled: bool) -> Vec<Rlimit> {
     let bytes = |size: Option<autodriver_protocol::units::Size>| size.map(|size| size.0);
+    // A file that nobody stops from growing grows no further than the whole disk limit.
+    let fsize = match (bytes(options.fsize), bytes(options.disk).filter(|disk| disk_is_sampled && *disk > 0))
+    {
+        (Some(fsize), Some(disk)) => Some(fsize.min(disk)),
+        (fsize, disk) => fsize.or(disk),
+    };
     // A core_pattern that is a pipe ignores a limit of 0, and honours one of 1: see core(5) and
     // the check of `cprm.limit == 1` in fs/coredump.c. A file of 1 byte is never written either.
     let core = bytes(options.core).map(|core| core.max(1));
@@ -249,7 +329,7 @@ fn rlimits(options: &Options, pids: u64) -> Vec<Rlimit> {
     let cpu = options.cpu.map(|time| time.0.as_secs() + 1);
     let rows = [
         (Resource::RLIMIT_CORE, "RLIMIT_CORE", core),
-        (Resource::RLIMIT_FSIZE, "RLIMIT_FSIZE", bytes(options.fsize)),
+        (Resource::RLIMIT_FSIZE, "RLIMIT_FSIZE", fsize),
         (Resource::RLIMIT_NOFILE, "RLIMIT_NOFILE", options.nofile),
         (Resource::RLIMIT_STACK, "RLIMIT_STACK", bytes(options.stack)),
         (Resource::RLIMIT_AS, "RLIMIT_AS", bytes(options.address_space)),
@@ -301,15 +381,28 @@ fn check_requirements(
     layers: &[LayerReport],
     skip: &impl Fn(Layer) -> bool,
 ) -> Result<(), Refusal> {
-    // `minimum` and `all` leave room for --skip; a layer required by name and skipped does not.
-    let named = |layer: Layer| options.require.contains(&autodriver_protocol::Requirement::One(layer));
-    let required = options.require.iter().flat_map(|requirement| requirement.layers());
+    // `minimum` and `all` leave room for --skip; a layer required by name and skipped does not. The
+    // minimum is content with a substitute, since the report and a line on stderr tell of it.
+    let requires = |wanted: Requirement, layer: Layer| {
+        options.require.contains(&wanted) && wanted.layers().contains(&layer)
+    };
+    let is_missing = |report: &&LayerReport| {
+        let layer = report.name;
+        match report.state {
+            LayerState::Enforced => false,
+            LayerState::Substituted => {
+                requires(Requirement::All, layer) || requires(Requirement::One(layer), layer)
+            }
+            LayerState::Absent | LayerState::Skipped => {
+                requires(Requirement::One(layer), layer)
+                    || !skip(layer)
+                        && (requires(Requirement::All, layer) || requires(Requirement::Minimum, layer))
+            }
+        }
+    };
     let missing: Vec<String> = layers
         .iter()
-        .filter(|report| {
-            report.state != LayerState::Enforced && required.clone().any(|layer| layer == report.name)
-        })
-        .filter(|report| named(report.name) || !skip(report.name))
+        .filter(is_missing)
         .map(|report| {
             let mut text = report.name.to_string();
             for part in [&report.reason, &report.remedy].into_iter().flatten() {
@@ -322,79 +415,6 @@ fn check_requirements(
     match missing.as_slice() {
         [] => Ok(()),
         missing => Err(Refusal(format!("required and not to be had: {}", missing.join("; ")))),
-    }
-}
-
-const AS_ROOT: &str = "run autodriver as root";
-const SYS_ADMIN: &str =
-    "give the container CAP_SYS_ADMIN and a seccomp profile that allows unshare and mount";
-
-fn layers(facts: &Facts, skip: &impl Fn(Layer) -> bool) -> Vec<LayerReport> {
-    Layer::ALL.into_iter().map(|layer| layer_report(layer, facts, skip)).collect()
-}
-
-fn layer_report(layer: Layer, facts: &Facts, skip: &impl Fn(Layer) -> bool) -> LayerReport {
-    let report = |state| LayerReport { name: layer, state, by: None, reason: None, remedy: None };
-    let by = |by: &str| LayerReport { by: Some(by.to_owned()), ..report(LayerState::Enforced) };
-    let absent = |reason: &str, remedy: &str| LayerReport {
-        reason: Some(reason.to_owned()),
-        remedy: Some(remedy.to_owned()),
-        ..report(LayerState::Absent)
-    };
-    let namespace = || match facts.sys_admin {
-        true => report(LayerState::Enforced),
-        false => absent("no CAP_SYS_ADMIN", if facts.root { SYS_ADMIN } else { AS_ROOT }),
-    };
-    let controller = |v1: fn(&crate::facts::V1) -> bool| match &facts.hierarchy {
-        Hierarchy::V2(_) => by("cgroup v2"),
-        Hierarchy::V1(places) if v1(places) => by("cgroup v1"),
-        Hierarchy::V1(_) => {
-            absent("no cgroup hierarchy has this controller", "mount it below /sys/fs/cgroup")
-        }
-        Hierarchy::None => absent("no cgroup hierarchy is mounted", "mount cgroup2 at /sys/fs/cgroup"),
-    };
-    if skip(layer) {
-        let reason = match layer {
-            Layer::NetworkNamespace => "asked for by --net host or --skip",
-            _ => "asked for by --skip",
-        };
-        return LayerReport { reason: Some(reason.to_owned()), ..report(LayerState::Skipped) };
-    }
-    match layer {
-        Layer::Identity if facts.root => report(LayerState::Enforced),
-        Layer::Identity => absent("not root: the job would share the caller's uid", AS_ROOT),
-        Layer::NoNewPrivs | Layer::Rlimits | Layer::Seccomp => report(LayerState::Enforced),
-        Layer::ProcessTree if !skip(Layer::PidNamespace) && facts.sys_admin => by("pid namespace"),
-        Layer::ProcessTree => match &facts.hierarchy {
-            Hierarchy::None => absent("neither a pid namespace nor a cgroup", SYS_ADMIN),
-            Hierarchy::V2(_) => by("cgroup.kill"),
-            Hierarchy::V1(_) => by("cgroup v1, killed until empty"),
-        },
-        Layer::PidNamespace
-        | Layer::MountNamespace
-        | Layer::NetworkNamespace
-        | Layer::IpcNamespace
-        | Layer::UtsNamespace
-        | Layer::CgroupNamespace => namespace(),
-        Layer::Memory => controller(|v1| v1.memory.is_some()),
-        Layer::Pids => controller(|v1| v1.pids.is_some()),
-        Layer::Cpu => controller(|v1| v1.cpu.is_some() && v1.cpuacct.is_some()),
-        Layer::Disk if facts.sys_admin => by("tmpfs of that size"),
-        Layer::Disk => absent("no CAP_SYS_ADMIN", if facts.root { SYS_ADMIN } else { AS_ROOT }),
-        Layer::Landlock if facts.landlock_abi > 0 => {
-            let missing = [(4, "TCP ports"), (5, "device calls"), (6, "abstract sockets and signals")];
-            let missing: Vec<&str> = missing
-                .into_iter()
-                .filter(|(abi, _)| facts.landlock_abi < *abi)
-                .map(|(_, what)| what)
-                .collect();
-            let reason = (!missing.is_empty()).then(|| format!("without {}", missing.join(", ")));
-            let remedy = reason.is_some().then(|| "Linux 6.12 or newer".to_owned());
-            LayerReport { reason, remedy, ..by(&format!("ABI {}", facts.landlock_abi)) }
-        }
-        Layer::Landlock => {
-            absent("the kernel has no Landlock", "boot with lsm=landlock,... on Linux 5.13 or newer")
-        }
     }
 }
 

@@ -2,21 +2,35 @@
 //! was killed. Nothing is said to be restored that was not looked at.
 
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use autodriver_protocol::report::Leftover;
 use nix::errno::Errno;
-use nix::sys::signal::Signal;
+use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::Pid;
 
-use crate::facts::Hierarchy;
+use crate::facts::Facts;
 use crate::fault::{errno_of, Fault, Step};
 use crate::sandbox::cgroup::{self, Cgroup};
-use crate::sys::process::{pidfd_open, pidfd_send_signal};
+use crate::sandbox::sweep::files::{places, remove_files_of};
+use crate::sandbox::sweep::ipc::remove_ipc;
+use crate::sandbox::sweep::processes::kill_uid;
+use crate::sandbox::sweep::remove::Left;
+use crate::sandbox::{aside, plain};
 use crate::uids;
 
 /// How long a dying process may hold its cgroup.
 const REMOVE_MAX: Duration = Duration::from_secs(2);
+
+fn file(left: &Left) -> Leftover {
+    leftover("file", format!("{}: {}", left.path.display(), left.why))
+}
+
+/// A process that is still there.
+pub fn process(pid: Pid) -> Leftover {
+    leftover("process", pid.to_string())
+}
 
 fn leftover(kind: &str, what: impl Into<String>) -> Leftover {
     Leftover { kind: kind.to_owned(), what: what.into() }
@@ -83,35 +97,25 @@ fn ipc(uid: u32) -> Vec<(&'static str, String)> {
     found
 }
 
-/// Processes with this real uid.
-fn processes(uid: u32) -> Vec<Pid> {
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let of = |entry: std::fs::DirEntry| {
-        let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
-        // Not the owner of the directory: that is root for a process that is not dumpable.
-        let status = std::fs::read_to_string(entry.path().join("status")).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
-        (line.split_whitespace().next()? == uid.to_string()).then_some(Pid::from_raw(pid))
-    };
-    entries.filter_map(of).collect()
-}
-
-/// Kills every process of the uid, until a look finds none.
-fn sweep(uid: u32) -> Vec<Leftover> {
-    for _ in 0..200 {
-        let pids = processes(uid);
-        if pids.is_empty() {
-            return Vec::new();
+/// Ends and removes all that a uid of the range has outside namespaces of its own: processes, System V
+/// objects, files where everybody may write, but for its storage. What is still there. `confined` says that it
+/// could not write where everybody may, so that a place that cannot be searched tells nothing of it.
+fn sweep(uid: u32, storage: Option<&str>, confined: bool) -> Vec<Leftover> {
+    let mut left = Vec::new();
+    if let Err(unkilled) = kill_uid(uid) {
+        left.extend(unkilled.pids.iter().copied().map(process));
+        if unkilled.pids.is_empty() {
+            left.push(leftover("process", format!("of uid {uid}: {}", unkilled.why)));
         }
-        for pid in pids {
-            use std::os::fd::AsFd;
-            if let Ok(pidfd) = pidfd_open(pid) {
-                let _ = pidfd_send_signal(pidfd.as_fd(), Signal::SIGKILL);
-            }
-        }
-        std::thread::sleep(Duration::from_millis(5));
     }
-    processes(uid).iter().map(|pid| leftover("process", pid.to_string())).collect()
+    // What this leaves is found by the look that follows.
+    let _ = remove_ipc(uid);
+    match remove_files_of(uid, &places(), storage.map(Path::new)) {
+        Ok(files) => left.extend(files.iter().map(file)),
+        Err(_) if confined => {}
+        Err(place) => left.push(file(&place)),
+    }
+    left
 }
 
 /// What [`restore`] did.
@@ -128,8 +132,12 @@ pub struct Restored {
 ///
 /// # Errors
 /// If the state directory cannot be read.
-pub fn restore(hierarchy: &Hierarchy) -> Result<Restored, Fault> {
-    let mut uids = cgroup::uids_present(hierarchy);
+pub fn restore(facts: &Facts) -> Result<Restored, Fault> {
+    if facts.own_uids.is_err() {
+        return Ok(Restored { cleared: Vec::new(), leftovers: clear_own(facts) });
+    }
+    let present = cgroup::present(&facts.hierarchy);
+    let mut uids: Vec<u32> = present.iter().filter_map(|(tag, _)| tag.parse().ok()).collect();
     uids.extend(uids::in_use()?);
     match std::fs::read_dir(uids::DIRECTORY) {
         Ok(entries) => {
@@ -142,44 +150,96 @@ pub fn restore(hierarchy: &Hierarchy) -> Result<Restored, Fault> {
     }
     uids.sort_unstable();
     uids.dedup();
-    let mut restored = Restored::default();
+    let mut restored = Restored { cleared: Vec::new(), leftovers: remove_cgroups_of_dead(facts) };
     for uid in uids {
         // Held by a living driver: not ours to touch.
-        let Some(lease) = uids::try_lease(uid)? else { continue };
-        let mut left = sweep_if_ours(uid);
-        for path in cgroup::directories(hierarchy, uid) {
-            if let Err(errno) = cgroup::clear(&path) {
-                left.push(leftover("cgroup", format!("{}: {errno}", path.display())));
-            }
+        if let Some(left) = clear_uid(facts, uid)? {
+            restored.cleared.push(uid);
+            restored.leftovers.extend(left);
         }
-        left.extend(remove_mount_points(uid));
-        left.extend(look(uid, false));
-        left.extend(mounts(uid));
-        restored.cleared.push(uid);
-        match left.is_empty() {
-            true => drop(lease),
-            false => lease.keep_record(),
-        }
-        restored.leftovers.extend(left);
     }
     Ok(restored)
+}
+
+/// Removes what a uid's last driver left, if it is dead, and looks what is still there.
+///
+/// # Errors
+/// If the uid cannot be locked.
+pub fn clear_uid(facts: &Facts, uid: u32) -> Result<Option<Vec<Leftover>>, Fault> {
+    let Some(lease) = uids::try_lease(uid)? else { return Ok(None) };
+    let mut left = sweep_if_ours(uid, None, false);
+    for path in cgroup::directories(&facts.hierarchy, uid) {
+        if let Err(errno) = cgroup::clear(&path) {
+            left.push(leftover("cgroup", format!("{}: {errno}", path.display())));
+        }
+    }
+    left.extend(remove_mount_points(uid));
+    left.extend(look(uid, false));
+    left.extend(mounts(uid));
+    match left.is_empty() {
+        true => drop(lease),
+        false => lease.keep_record(),
+    }
+    Ok(Some(left))
+}
+
+/// Removes what dead drivers of this user left that leased no uid; what could not be removed.
+pub fn clear_own(facts: &Facts) -> Vec<Leftover> {
+    let mut left = remove_own_places();
+    left.extend(remove_cgroups_of_dead(facts));
+    left
 }
 
 /// As [`restore`], for a driver about to start: costs one look where no other driver is or was.
 ///
 /// # Errors
 /// As [`restore`].
-pub fn heal(hierarchy: &Hierarchy) -> Result<(), Fault> {
-    if uids::in_use()?.is_empty() {
+pub fn heal(facts: &Facts) -> Result<(), Fault> {
+    if facts.own_uids.is_ok() && uids::in_use()?.is_empty() {
         return Ok(());
     }
-    restore(hierarchy).map(drop)
+    restore(facts).map(drop)
+}
+
+/// Removes the storage of drivers of this user that leased no uid, if they are dead: a living one
+/// holds a lock on it.
+fn remove_own_places() -> Vec<Leftover> {
+    let own = nix::unistd::geteuid().as_raw();
+    let prefix = format!("autodriver-{own}-");
+    let entries = std::fs::read_dir("/tmp").into_iter().flatten().flatten();
+    let is_own = |entry: &std::fs::DirEntry| {
+        entry.file_name().to_str().is_some_and(|name| name.starts_with(&prefix))
+            && entry.metadata().is_ok_and(|meta| meta.is_dir() && meta.uid() == own)
+    };
+    let mut left = Vec::new();
+    for path in entries.filter(is_own).map(|entry| entry.path()) {
+        let Ok(directory) = std::fs::File::open(&path) else { continue };
+        if Flock::lock(directory, FlockArg::LockExclusiveNonblock).is_ok() {
+            let path = path.display().to_string();
+            left.extend(plain::remove(&path).iter().map(file));
+        }
+    }
+    left
+}
+
+/// Removes the cgroups that are called by the pid of a driver, if that driver is dead: those of its jobs,
+/// where it leases no uids, and the leaf it was in itself.
+fn remove_cgroups_of_dead(facts: &Facts) -> Vec<Leftover> {
+    let dead = |tag: &str| {
+        let pid = aside::driver_of(tag).or_else(|| uids::pid_of_tag(tag));
+        pid.is_some_and(|pid| std::fs::symlink_metadata(format!("/proc/{pid}")).is_err())
+    };
+    let present = cgroup::present(&facts.hierarchy).into_iter().filter(|(tag, _)| dead(tag));
+    let clear = |(_, path): (String, std::path::PathBuf)| {
+        cgroup::clear(&path).err().map(|errno| leftover("cgroup", format!("{}: {errno}", path.display())))
+    };
+    present.filter_map(clear).collect()
 }
 
 /// Outside the range a uid is an account's (`--user`), which may have processes of its own.
-fn sweep_if_ours(uid: u32) -> Vec<Leftover> {
-    if (uids::FIRST..=uids::LAST).contains(&uid) {
-        sweep(uid)
+pub fn sweep_if_ours(uid: u32, storage: Option<&str>, confined: bool) -> Vec<Leftover> {
+    if uids::is_leasable(uid) {
+        sweep(uid, storage, confined)
     } else {
         Vec::new()
     }
@@ -191,10 +251,10 @@ fn remove_mount_points(uid: u32) -> Vec<Leftover> {
         let made_by_root =
             std::fs::symlink_metadata(&place).is_ok_and(|file| file.is_dir() && file.uid() == 0);
         if !made_by_root {
-            return None;
+            return Vec::new();
         }
         let _ = nix::mount::umount2(place.as_str(), nix::mount::MntFlags::MNT_DETACH);
-        std::fs::remove_dir(&place).err().map(|error| leftover("mount", format!("{place}: {error}")))
+        plain::remove(&place).iter().map(file).collect()
     };
-    uids::mount_points(uid).into_iter().filter_map(remove).collect()
+    uids::mount_points(uid).into_iter().flat_map(remove).collect()
 }

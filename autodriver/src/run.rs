@@ -17,10 +17,12 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use crate::cli::say;
 use crate::facts::{self, Facts};
 use crate::fault::{Fault, Step};
+use crate::first;
 use crate::outlet::Outlet;
 use crate::plan::{plan, Plan};
 use crate::poller::{Interest, Poller};
 use crate::restore;
+use crate::sandbox::aside::Aside;
 use crate::slot::{setup_failed, Slot};
 use crate::supervise::{Job, Source};
 use crate::transfer::{self, Task, ENTRIES_MAX, LIMITS, RESULTS};
@@ -28,10 +30,7 @@ use crate::transfer::{self, Task, ENTRIES_MAX, LIMITS, RESULTS};
 /// Runs; the exit status, or the sentence that goes with 125.
 pub fn main(document: Option<&str>, options: Options) -> Result<u8, String> {
     let requested = Instant::now();
-    let options = match document {
-        Some(path) => options.over(read_document(path)?),
-        None => options,
-    };
+    let options = with_document(document, options)?;
     let facts = facts::probe();
     let request = Request {
         inputs: options.inputs.clone(),
@@ -51,6 +50,17 @@ struct Request {
     report: Option<File>,
 }
 
+/// The options, over those of the job document.
+///
+/// # Errors
+/// Why the document could not be read.
+pub fn with_document(document: Option<&str>, options: Options) -> Result<Options, String> {
+    Ok(match document {
+        Some(path) => options.over(read_document(path)?),
+        None => options,
+    })
+}
+
 fn read_document(path: &str) -> Result<Options, String> {
     let mut text = Vec::new();
     let limit = DOCUMENT_MAX as u64 + 1;
@@ -63,6 +73,13 @@ fn read_document(path: &str) -> Result<Options, String> {
 }
 
 fn open_report(place: &str) -> Result<File, String> {
+    // These are links to descriptors. A pipe that another user made, or a port that is open already,
+    // cannot be opened again by them.
+    let place = match place {
+        "/dev/stdout" => "fd:1",
+        "/dev/stderr" => "fd:2",
+        place => place,
+    };
     if let Some(number) = place.strip_prefix("fd:") {
         let bad = || {
             format!("--report {place}: '{number}' is no open descriptor; give fd:N with N open for writing")
@@ -77,9 +94,9 @@ fn open_report(place: &str) -> Result<File, String> {
 impl Request {
     fn run(mut self, plan: Plan, facts: &Facts, requested: Instant) -> Result<u8, String> {
         let signals = block_signals().map_err(|fault| fault.to_string())?;
-        restore::heal(&facts.hierarchy).map_err(|fault| fault.to_string())?;
+        let _aside = make_ready(facts).map_err(|fault| fault.to_string())?;
         let layers = plan.layers.clone();
-        let mut slot = match Slot::open(&plan.user, facts.half_memory, ENTRIES_MAX) {
+        let mut slot = match Slot::open(&plan.user, facts, facts.half_memory, ENTRIES_MAX) {
             Ok(slot) => slot,
             Err(fault) => return self.failed(layers, &fault),
         };
@@ -143,7 +160,7 @@ impl Request {
             let (dest, is_file) = (input.dest.as_deref().unwrap_or(""), !source.is_dir());
             let name =
                 destination(input, dest, is_file).map_err(|why| fault(format!("to '{dest}': {why}")))?;
-            let mut worker = transfer::start(&Task::Unpack, slot.storage().job(), slot.uid())?;
+            let mut worker = transfer::start(&Task::Unpack, slot.storage().job(), slot.identity())?;
             let Some(stream) = worker.stream.take() else { continue };
             let packed = match is_file {
                 true => archive::pack_file(Path::new(&input.src), &name, LIMITS, File::from(stream)),
@@ -177,7 +194,7 @@ impl Request {
             let literal = Path::new(output.glob.trim_start_matches("./").trim_end_matches('/'));
             let (dir, rename) =
                 out_directory(output).map_err(|error| fault(format!("{}: {error}", output.dest)))?;
-            let mut worker = transfer::start(&Task::Pack(selection), slot.storage().job(), slot.uid())?;
+            let mut worker = transfer::start(&Task::Pack(selection), slot.storage().job(), slot.identity())?;
             let Some(stream) = worker.stream.take() else { continue };
             let rename = rename.as_deref().map(|name| (literal, Path::new(name)));
             let unpacked = archive::unpack_as(dir.as_fd(), File::from(stream), RESULTS, rename);
@@ -222,6 +239,17 @@ fn out_directory(output: &Output) -> std::io::Result<(OwnedFd, Option<std::ffi::
     let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
     std::fs::DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
     Ok((open_directory(directory).map_err(std::io::Error::from)?, name))
+}
+
+/// What a driver does before its first job: clears what killed ones left, and goes to where it can make
+/// namespaces and cgroups.
+///
+/// # Errors
+/// What could not be done.
+pub fn make_ready(facts: &Facts) -> Result<Option<Aside>, Fault> {
+    restore::heal(facts)?;
+    facts.enter_namespaces()?;
+    Aside::go(&facts.hierarchy)
 }
 
 /// The signals that end a driver, as a descriptor.
@@ -274,6 +302,7 @@ fn follow(
             }
         }
         job.tick(Instant::now(), slot.storage());
+        first::reap();
         for (n, (outlet, live)) in outlets.iter_mut().zip(job.take_live()).enumerate() {
             outlet.push(&live);
             outlet.write_some();

@@ -13,10 +13,11 @@ use nix::sys::signalfd::SignalFd;
 use crate::cli::say;
 use crate::facts::{self, Facts};
 use crate::fault::Fault;
+use crate::first;
 use crate::plan;
 use crate::poller::{Interest, Poller};
-use crate::restore;
-use crate::run::block_signals;
+use crate::run::{block_signals, make_ready};
+use crate::sandbox::aside::Aside;
 use crate::session::{Session, Wakeup};
 use crate::slot::Slot;
 use crate::transfer::ENTRIES_MAX;
@@ -42,12 +43,17 @@ pub fn main() -> Result<u8, String> {
     }
 }
 
+/// How long an orphan may be a zombie, where there is nothing else to do.
+const REAP_AGAIN: Duration = Duration::from_secs(1);
+
 struct Server {
     wire: Wire,
     poller: Poller,
     facts: Facts,
     greeted: bool,
     sessions: BTreeMap<u32, Session>,
+    // After the jobs.
+    _aside: Option<Aside>,
 }
 
 /// The token of a descriptor of a job.
@@ -58,7 +64,7 @@ fn token(job: u32, wakeup: Wakeup) -> u64 {
 impl Server {
     fn new(signals: &SignalFd) -> Result<Server, Fault> {
         let facts = facts::probe();
-        restore::heal(&facts.hierarchy)?;
+        let aside = make_ready(&facts)?;
         let poller = Poller::new()?;
         poller.add(signals.as_fd(), Interest::Read, SIGNALS)?;
         let mut wire = Wire::open()?;
@@ -69,7 +75,7 @@ impl Server {
             capabilities: Vec::new(),
         };
         wire.send_json(Kind::GuestHello, 0, &hello);
-        Ok(Server { wire, poller, facts, greeted: false, sessions: BTreeMap::new() })
+        Ok(Server { wire, poller, facts, greeted: false, sessions: BTreeMap::new(), _aside: aside })
     }
 
     /// The loop. Returns why it ended.
@@ -85,7 +91,10 @@ impl Server {
             let paused = self.sessions.values().any(Session::is_clogged);
             self.wire.watch(&self.poller, paused)?;
             let now = Instant::now();
-            let deadline = self.sessions.values().filter_map(|session| session.next_tick(now)).min();
+            let orphans = first::is_first().then(|| now + REAP_AGAIN);
+            let ticks = self.sessions.values().filter_map(|session| session.next_tick(now));
+            let deadline = ticks.chain(orphans).min();
+            first::reap();
             for token in self.poller.wait(deadline, now)? {
                 match token {
                     INPUT => match self.requests() {
@@ -212,7 +221,7 @@ impl Server {
         };
         let user = plan::user(open.user.as_deref()).map_err(|refusal| bad(refusal.0))?;
         let bytes = open.disk.map_or(self.facts.half_memory, |size| size.0);
-        let slot = Slot::open(&user, bytes, open.inodes.unwrap_or(ENTRIES_MAX));
+        let slot = Slot::open(&user, &self.facts, bytes, open.inodes.unwrap_or(ENTRIES_MAX));
         slot.map(Session::new).map_err(|fault| (ErrorCode::SetupFailed, fault.to_string()))
     }
 

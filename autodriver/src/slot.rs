@@ -7,29 +7,45 @@ use std::time::{Duration, Instant};
 use autodriver_protocol::report::{LayerReport, Leftover, Report, Restore, Timing, Usage, REPORT_VERSION};
 use autodriver_protocol::Layer;
 
-use crate::facts::Facts;
+use crate::facts::{Facts, Namespaces};
 use crate::fault::{Fault, Step};
+use crate::keeper::Keeper;
 use crate::plan::{Plan, User};
-use crate::restore::{look, mounts, remove_cgroup};
+use crate::restore::{look, mounts, process, remove_cgroup, sweep_if_ours};
 use crate::sandbox::accounts::{Account, AccountFiles};
 use crate::sandbox::cgroup::{Cgroup, Limits};
 use crate::sandbox::prepare::{prepare, Furnishings, Ground};
 use crate::sandbox::spawn::begin;
 use crate::sandbox::storage::{Attached, Storage};
+use crate::sandbox::{Identity, NOBODY};
 use crate::supervise::verdict::judge;
-use crate::supervise::{Job, Outcome};
+use crate::supervise::{Job, Outcome, Start};
 use crate::uids::{self, Lease};
 
 /// A place for jobs.
 #[derive(Debug)]
 pub struct Slot {
-    // In the order in which they are given back: the uid last.
+    // In the order in which they are given back: the uid last. The keeper after what it keeps.
     shown: Option<Attached>,
     storage: Storage,
     files: AccountFiles,
-    lease: Lease,
+    keeper: Option<Keeper>,
+    holder: Holder,
+    /// What its things are called: the uid, if it has one of its own.
+    tag: String,
     /// Something of an earlier job of this slot is still there.
     leftovers: Vec<Leftover>,
+    /// A job was started, and not followed to its end.
+    unconcluded: bool,
+}
+
+/// Whose uid the jobs of a slot have.
+#[derive(Debug)]
+enum Holder {
+    /// One of their own.
+    Leased(Lease),
+    /// The driver's, where it can give them no other.
+    Callers(Identity),
 }
 
 impl Slot {
@@ -37,21 +53,56 @@ impl Slot {
     ///
     /// # Errors
     /// Which of the two could not be had.
-    pub fn open(user: &User, bytes: u64, inodes: u64) -> Result<Slot, Fault> {
+    pub fn open(user: &User, facts: &Facts, bytes: u64, inodes: u64) -> Result<Slot, Fault> {
         let files = AccountFiles::read("/");
-        let lease = match user {
-            User::Leased => uids::lease(|uid| files.has_uid(uid))?,
-            User::Uid(uid) => lease_user(*uid)?,
-            User::Name(name) => lease_user(files.uid_of(name)?)?,
+        let holder = match user {
+            _ if facts.own_uids.is_err() => {
+                let confined = facts.namespaces == Namespaces::User;
+                Holder::Callers(if confined { Identity::Confined } else { Identity::Callers })
+            }
+            User::Leased => Holder::Leased(uids::lease(|uid| files.has_uid(uid))?),
+            User::Uid(uid) => Holder::Leased(lease_user(*uid)?),
+            User::Name(name) => Holder::Leased(lease_user(files.uid_of(name)?)?),
         };
-        let storage = Storage::create(lease.uid)?;
+        let owner = match &holder {
+            Holder::Leased(lease) => Some(lease.uid),
+            Holder::Callers(_) => None,
+        };
+        // Otherwise all that a job has dies with its driver.
+        let keeper = if facts.mounts() { None } else { Some(Keeper::start(facts, owner)?) };
+        let tag = owner.map_or_else(uids::own_tag, |uid| uid.to_string());
+        let storage = match owner {
+            _ if !facts.mounts() => Storage::plain(uids::shown_place(&tag), owner)?,
+            Some(uid) => Storage::create(owner, uids::mount_point(uid))?,
+            None => Storage::create(owner, format!("{}.storage", uids::shown_place(&tag)))?,
+        };
         storage.limit(bytes, inodes)?;
-        Ok(Slot { shown: None, storage, files, lease, leftovers: Vec::new() })
+        Ok(Slot {
+            shown: None,
+            storage,
+            files,
+            keeper,
+            holder,
+            tag,
+            leftovers: Vec::new(),
+            unconcluded: false,
+        })
     }
 
     /// The uid of its jobs.
-    pub fn uid(&self) -> u32 {
-        self.lease.uid
+    fn uid(&self) -> u32 {
+        match &self.holder {
+            Holder::Leased(lease) => lease.uid,
+            Holder::Callers(_) => nix::unistd::geteuid().as_raw(),
+        }
+    }
+
+    /// Whose that is.
+    pub fn identity(&self) -> Identity {
+        match &self.holder {
+            Holder::Leased(lease) => Identity::Own(lease.uid),
+            Holder::Callers(identity) => *identity,
+        }
     }
 
     /// Its storage.
@@ -72,11 +123,16 @@ impl Slot {
         last: bool,
     ) -> Result<Job, Fault> {
         self.storage.make_room()?;
-        if !plan.applies(Layer::MountNamespace) {
-            let shown = self.storage.show(self.lease.uid)?;
-            plan.home = format!("{}/job", shown.0);
-            plan.tmp = format!("{}/tmp", shown.0);
-            self.shown = Some(shown);
+        let uid = self.uid();
+        if !plan.enforces(Layer::MountNamespace) {
+            let path = match self.storage.path() {
+                Some(path) => path.to_owned(),
+                None => {
+                    let shown = self.storage.show(&uids::shown_place(&self.tag))?;
+                    self.shown.insert(shown).0.clone()
+                }
+            };
+            plan.show_storage_at(&path);
         }
         let other;
         let files = match plan.root.as_str() {
@@ -86,40 +142,62 @@ impl Slot {
                 &other
             }
         };
-        let account = Account { name: files.name_of(self.lease.uid), uid: self.lease.uid };
-        let applies = |layer| plan.applies(layer);
-        let disk = if applies(Layer::Disk) { (plan.disk, plan.inodes) } else { (0, 0) };
-        let limits = Limits {
-            // Files in the storage are charged to the job as memory; see `supervise::limits`.
-            memory: applies(Layer::Memory)
-                .then(|| plan.memory + if disk.0 == 0 { facts.half_memory } else { disk.0 }),
-            pids: applies(Layer::Pids).then_some(plan.pids),
-        };
+        let account = Account { name: files.name_of(uid), uid };
         let storage = &self.storage;
-        let ground =
-            Ground { plan: &plan, account: &account, storage, landlock_abi: facts.landlock_abi, stdin };
+        let ground = Ground {
+            plan: &plan,
+            account: &account,
+            tag: &self.tag,
+            identity: self.identity(),
+            storage: Some(storage),
+            facts,
+            stdin,
+        };
         let starting = begin(&plan, prepare(ground)?)?;
-        let cgroup = Cgroup::create(&facts.hierarchy, self.lease.uid, limits)?;
+        let limits = Limits::of(&plan, facts.half_memory);
+        let cgroup = Cgroup::create(facts, &self.tag, limits)?;
         let spawned = starting.finish(&Furnishings {
             plan: &plan,
             account: &account,
             files,
             storage,
             cgroup: &cgroup,
-            disk,
+            disk: plan.storage_limit(),
             last,
         })?;
-        Ok(Job::new(plan, spawned, cgroup, requested, facts.processors))
+        self.unconcluded = true;
+        if let Some(keeper) = &self.keeper {
+            keeper.job_started(spawned.init.pid);
+        }
+        let identity = self.identity();
+        Job::new(Start { plan, spawned, cgroup, identity, storage, requested, processors: facts.processors })
     }
 
     /// Puts the machine back after a job, looks whether it is, and reports.
     pub fn conclude(&mut self, outcome: Outcome) -> Report {
         let started = Instant::now();
-        let Outcome { happened, account, cgroup, output, plan, setup, wall, run } = outcome;
+        let Outcome { happened, account, cgroup, unkilled, output, plan, setup, wall, run } = outcome;
         self.shown = None;
+        self.unconcluded = false;
         let mut leftovers = remove_cgroup(cgroup);
-        leftovers.extend(look(self.lease.uid, plan.applies(Layer::IpcNamespace)));
+        leftovers.extend(unkilled.into_iter().map(process));
+        // Without namespaces that take them along, processes, objects and files have to be looked for.
+        let swept = [Layer::ProcessTree, Layer::MountNamespace, Layer::IpcNamespace];
+        if let (Holder::Leased(lease), true) =
+            (&self.holder, swept.into_iter().any(|one| plan.substitutes(one)))
+        {
+            // Where Landlock keeps a job from others' directories, what they hold says nothing about it.
+            let confined = plan.enforces(Layer::Landlock);
+            leftovers.extend(sweep_if_ours(lease.uid, self.storage.path(), confined));
+        }
+        // What is found of a uid that others have too says nothing about the job.
+        if let Holder::Leased(lease) = &self.holder {
+            leftovers.extend(look(lease.uid, plan.enforces(Layer::IpcNamespace)));
+        }
         self.leftovers.extend(leftovers.iter().cloned());
+        if let Some(keeper) = &self.keeper {
+            keeper.job_ended();
+        }
         let verdict = judge(happened);
         let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         Report {
@@ -149,19 +227,32 @@ impl Slot {
 
     /// Gives everything back; what is left.
     pub fn close(self) -> Vec<Leftover> {
-        let Slot { shown, storage, lease, mut leftovers, .. } = self;
+        let Slot { shown, storage, keeper, holder, mut leftovers, unconcluded, .. } = self;
+        if let (Holder::Leased(lease), true) = (&holder, unconcluded) {
+            leftovers.extend(sweep_if_ours(lease.uid, storage.path(), true));
+        }
         drop(shown);
+        let place = storage.path().map(str::to_owned);
         drop(storage);
-        let uid = lease.uid;
-        leftovers.extend(mounts(uid));
-        if !leftovers.is_empty() {
-            lease.keep_record();
+        drop(keeper);
+        if let Some(place) = place.filter(|place| std::fs::symlink_metadata(place).is_ok()) {
+            leftovers.push(Leftover { kind: "file".into(), what: place });
+        }
+        if let Holder::Leased(lease) = holder {
+            leftovers.extend(mounts(lease.uid));
+            if !leftovers.is_empty() {
+                lease.keep_record();
+            }
         }
         leftovers
     }
 }
 
 fn lease_user(uid: u32) -> Result<Lease, Fault> {
+    if [0, NOBODY, uids::STAND_IN].contains(&uid) {
+        let why = "the sandbox's own processes have that uid; give another";
+        return Err(Fault::refused(Step::Request, format!("run as uid {uid}"), why));
+    }
     // A driver that looks whether the uid's last holder is dead has the lock for a moment.
     for _ in 0..20 {
         if let Some(lease) = uids::try_lease(uid)? {

@@ -17,7 +17,7 @@ use nix::unistd::{chroot, fchdir, pipe2};
 use serde::{Deserialize, Serialize};
 
 use crate::fault::{Fault, Step};
-use crate::sandbox::give_up;
+use crate::sandbox::{give_up, Identity};
 use crate::sys::fd::close_all_but;
 use crate::sys::process::{clone3, exit_now, pidfd_send_signal, set_nice, Child, Forked};
 
@@ -57,11 +57,11 @@ pub struct Worker {
     told: Vec<u8>,
 }
 
-/// Starts a worker on the job directory `root` as `uid`.
+/// Starts a worker on the job directory `root`, with the job's uid.
 ///
 /// # Errors
 /// Why it could not be started; its own errors come by [`Worker::finish`].
-pub fn start(task: &Task, root: BorrowedFd<'_>, uid: u32) -> Result<Worker, Fault> {
+pub fn start(task: &Task, root: BorrowedFd<'_>, identity: Identity) -> Result<Worker, Fault> {
     let fault = |errno| Fault::new(Step::Transfer, "start copying", errno);
     let (stream_rx, stream_tx) = pipe2(OFlag::O_CLOEXEC).map_err(fault)?;
     // A larger pipe spares context switches; the default does as well.
@@ -75,14 +75,14 @@ pub fn start(task: &Task, root: BorrowedFd<'_>, uid: u32) -> Result<Worker, Faul
     #[allow(unsafe_code)]
     let forked = unsafe { clone3(0, None) };
     match forked.map_err(fault)? {
-        Forked::Child => work(task, root, uid, theirs, ending_tx),
+        Forked::Child => work(task, root, identity, theirs, ending_tx),
         Forked::Parent(child) => Ok(Worker { child, stream: Some(own), ending: ending_rx, told: Vec::new() }),
     }
 }
 
-fn work(task: &Task, root: BorrowedFd<'_>, uid: u32, stream: OwnedFd, ending: OwnedFd) -> ! {
-    let ended = match confine(root, uid, &stream, &ending) {
-        Ok(()) => match run(task, stream) {
+fn work(task: &Task, root: BorrowedFd<'_>, identity: Identity, stream: OwnedFd, ending: OwnedFd) -> ! {
+    let ended = match confine(root, identity, &stream, &ending) {
+        Ok(root) => match run(task, &root, stream) {
             Ok(done) => Ending::Done(done),
             Err(error) => Ending::Failed(error.to_string()),
         },
@@ -93,22 +93,28 @@ fn work(task: &Task, root: BorrowedFd<'_>, uid: u32, stream: OwnedFd, ending: Ow
     exit_now(0)
 }
 
-fn confine(root: BorrowedFd<'_>, uid: u32, stream: &OwnedFd, ending: &OwnedFd) -> Result<(), Errno> {
+/// The root that is left to it. Without privileges there is no chroot(2); the copying itself never
+/// leaves the directory it was given, and the worker may do no more than its caller.
+fn confine(
+    root: BorrowedFd<'_>,
+    identity: Identity,
+    stream: &OwnedFd,
+    ending: &OwnedFd,
+) -> Result<OwnedFd, Errno> {
     // As for a job.
     let _ = set_nice(0);
     fchdir(root)?;
-    chroot(".")?;
-    close_all_but(&mut [stream.as_raw_fd(), ending.as_raw_fd()])?;
-    if nix::unistd::geteuid().is_root() {
-        give_up(uid)?;
+    if identity != Identity::Callers {
+        chroot(".")?;
     }
+    close_all_but(&mut [stream.as_raw_fd(), ending.as_raw_fd()])?;
+    give_up(identity)?;
     prctl::set_no_new_privs()?;
-    prctl::set_pdeathsig(Signal::SIGKILL)
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    open_directory(std::path::Path::new("."))
 }
 
-fn run(task: &Task, stream: OwnedFd) -> Result<Transferred, archive::ArchiveError> {
-    let failed = |errno| archive::ArchiveError::Failed { act: "open", name: "/".into(), errno };
-    let root = open_directory(std::path::Path::new("/")).map_err(failed)?;
+fn run(task: &Task, root: &OwnedFd, stream: OwnedFd) -> Result<Transferred, archive::ArchiveError> {
     match task {
         Task::Unpack => archive::unpack(root.as_fd(), File::from(stream), INPUTS),
         Task::Pack(selection) => {

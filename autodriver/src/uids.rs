@@ -87,6 +87,11 @@ fn make_directories() -> Result<(), Errno> {
     Ok(())
 }
 
+/// Whether a uid is of the range, and so nobody's but a job's.
+pub fn is_leasable(uid: u32) -> bool {
+    (FIRST..=LAST).contains(&uid)
+}
+
 /// Where the record of a uid is; accounts outside the range have none, only a lock.
 fn record_offset(uid: u32) -> Option<u64> {
     let index = uid.checked_sub(FIRST).filter(|_| uid <= LAST)?;
@@ -199,14 +204,28 @@ pub fn mount_point(uid: u32) -> String {
     format!("{DIRECTORY}/{uid}.storage")
 }
 
-/// Where the storage is shown to a job that has no mount namespace of its own.
-pub fn shown_point(uid: u32) -> String {
-    format!("/tmp/autodriver-{uid}")
+/// What a driver that can lease no uid calls the things of a job: its own uid and pid, and a number.
+pub fn own_tag() -> String {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static MADE: AtomicU32 = AtomicU32::new(0);
+    let (uid, pid) = (nix::unistd::geteuid(), std::process::id());
+    format!("{uid}-{pid}-{}", MADE.fetch_add(1, Ordering::Relaxed))
+}
+
+/// The pid in such a tag of this user's.
+pub fn pid_of_tag(tag: &str) -> Option<u32> {
+    let own = tag.strip_prefix(&nix::unistd::geteuid().to_string())?.strip_prefix('-')?;
+    own.split('-').next()?.parse().ok()
+}
+
+/// The directory of the machine that is shown, or given, to a job without mounts of its own.
+pub fn shown_place(tag: &str) -> String {
+    format!("/tmp/autodriver-{tag}")
 }
 
 /// Everywhere that something of this uid's may be mounted.
 pub fn mount_points(uid: u32) -> [String; 2] {
-    [mount_point(uid), shown_point(uid)]
+    [mount_point(uid), shown_place(&uid.to_string())]
 }
 
 /// The uid whose mount point a name in the state directory is.

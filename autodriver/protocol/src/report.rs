@@ -85,6 +85,18 @@ pub enum LayerState {
     Skipped,
 }
 
+impl LayerState {
+    /// The word used in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            LayerState::Enforced => "enforced",
+            LayerState::Substituted => "substituted",
+            LayerState::Absent => "absent",
+            LayerState::Skipped => "skipped",
+        }
+    }
+}
+
 /// One layer of the report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayerReport {
@@ -239,18 +251,24 @@ pub struct Report {
 impl Report {
     /// The line that a weaker sandbox owes its caller; `None` when every layer is enforced.
     pub fn weaker(&self) -> Option<String> {
-        let words = self.layers.iter().filter_map(|layer| {
-            let state = match layer.state {
-                LayerState::Enforced => return None,
-                LayerState::Substituted => "substituted",
-                LayerState::Absent => "absent",
-                LayerState::Skipped => "skipped",
-            };
-            let reason = layer.reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})"));
-            Some(format!("{} {state}{reason}", layer.name))
+        // Layers that are weaker in the same way and for the same reason are told of together.
+        let mut groups: Vec<(Vec<&str>, &str, Option<&str>)> = Vec::new();
+        for layer in &self.layers {
+            if layer.state == LayerState::Enforced {
+                continue;
+            }
+            let (state, reason) = (layer.state.name(), layer.reason.as_deref());
+            match groups.iter_mut().find(|(_, known, why)| (*known, *why) == (state, reason)) {
+                Some((names, ..)) => names.push(layer.name.name()),
+                None => groups.push((vec![layer.name.name()], state, reason)),
+            }
+        }
+        let words = groups.iter().map(|(names, state, reason)| {
+            let reason = reason.map_or_else(String::new, |reason| format!(" ({reason})"));
+            format!("{} {state}{reason}", names.join(" "))
         });
         let words: Vec<String> = words.collect();
-        (!words.is_empty()).then(|| format!("layers not enforced: {}", words.join(", ")))
+        (!words.is_empty()).then(|| format!("layers not enforced: {}", words.join("; ")))
     }
 
     /// The exit status of `run`, by the table of the contract.
@@ -281,6 +299,10 @@ mod tests {
     fn unknown_figures_are_null_and_names_match_the_json_form() {
         let usage = serde_json::to_value(Usage::default()).unwrap();
         assert!(usage["memory_peak_bytes"].is_null() && usage["pids_peak"].is_null());
+        for state in [LayerState::Enforced, LayerState::Substituted, LayerState::Absent, LayerState::Skipped]
+        {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.name());
+        }
         for cause in [Cause::Exited, Cause::WallLimit, Cause::SyscallDenied, Cause::InternalError] {
             assert_eq!(serde_json::to_value(cause).unwrap(), cause.name());
         }

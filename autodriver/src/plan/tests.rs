@@ -1,17 +1,121 @@
 //! Every refusal and every degradation, without root.
 
 use super::*;
-use autodriver_protocol::Requirement;
+use crate::facts::{Hierarchy, Lacking};
 
 fn full() -> Facts {
+    Facts::full()
+}
+
+fn no_namespaces(reason: &str, remedy: &str) -> Namespaces {
+    Namespaces::Refused { reason: reason.into(), remedy: remedy.into() }
+}
+
+/// A container of docker without any option.
+fn docker() -> Facts {
     Facts {
-        root: true,
-        sys_admin: true,
-        hierarchy: Hierarchy::V2("/sys/fs/cgroup".into()),
-        landlock_abi: 7,
-        half_memory: 1 << 30,
-        processors: 2,
+        namespaces: no_namespaces("no CAP_SYS_ADMIN", "docker run --cap-add SYS_ADMIN"),
+        hierarchy: Hierarchy::None,
+        lacking: Lacking::Writable,
+        clone3: false,
+        ..full()
     }
+}
+
+/// An ordinary user, with user namespaces.
+fn user() -> Facts {
+    Facts {
+        uid: 1000,
+        own_uids: Err("no CAP_SETUID".into()),
+        namespaces: Namespaces::User,
+        hierarchy: Hierarchy::None,
+        lacking: Lacking::Delegation,
+        ..full()
+    }
+}
+
+/// As `user`, without them.
+fn bare() -> Facts {
+    Facts { namespaces: no_namespaces("EPERM", "sysctl user.max_user_namespaces=15000"), ..user() }
+}
+
+/// The states of all layers, a letter each, in order: enforced, substituted, absent, skipped.
+fn states(options: Options, facts: &Facts) -> String {
+    let letter = |layer: &LayerReport| match layer.state {
+        LayerState::Enforced => 'E',
+        LayerState::Substituted => 'S',
+        LayerState::Absent => 'A',
+        LayerState::Skipped => '-',
+    };
+    plan(options, facts).unwrap().layers.iter().map(letter).collect()
+}
+
+#[test]
+fn every_environment_has_its_states() {
+    // identity no-new-privs process-tree, six namespaces, memory pids cpu disk, rlimits landlock seccomp
+    assert_eq!(states(Options::default(), &full()), "EEEEEEEEEEEEEEEE");
+    assert_eq!(states(Options::default(), &docker()), "EESSSSSSSSSSSEEE");
+    assert_eq!(states(Options::default(), &user()), "SEEEEEEEESSSEEEE");
+    assert_eq!(states(Options::default(), &Facts { landlock_abi: 0, ..docker() }), "EESSASSSSSSSSEAE");
+    let without = vec![(Layer::NetworkNamespace, "ENOSPC".to_owned())];
+    assert_eq!(states(Options::default(), &Facts { without, ..full() }), "EEEEESEEEEEEEEEE");
+    let seccomp = Options { require: vec![Requirement::One(Layer::Seccomp)], ..Options::default() };
+    assert_eq!(states(seccomp, &bare()), "AESSSSSSSSSSSEEE");
+}
+
+#[test]
+fn the_minimum_is_content_with_a_substitute_and_all_is_not() {
+    assert!(plan(Options::default(), &docker()).is_ok());
+    let all = Options { require: vec![Requirement::All], ..Options::default() };
+    let text = refused(all, &docker());
+    for word in ["process-tree: no cgroup", "docker run --cap-add", "read-only", "cpu:"] {
+        assert!(text.contains(word), "{text}");
+    }
+    let one = Options { require: vec![Requirement::One(Layer::Memory)], ..Options::default() };
+    assert!(refused(one, &docker()).contains("memory: /sys/fs/cgroup is mounted read-only"));
+    let text = refused(Options::default(), &bare());
+    assert!(text.contains("identity: not root") && text.contains("max_user_namespaces"), "{text}");
+}
+
+#[test]
+fn substitutes_are_named() {
+    let made = plan(Options::default(), &docker()).unwrap();
+    let by = |layer: Layer| made.layers.iter().find(|one| one.name == layer).unwrap().by.clone().unwrap();
+    assert_eq!(by(Layer::ProcessTree), "subreaper, sweep by uid");
+    assert_eq!(by(Layer::PidNamespace), "Landlock signal scope, another uid");
+    assert_eq!(by(Layer::NetworkNamespace), "seccomp on socket families, Landlock TCP");
+    assert!(made.layers.iter().all(|one| one.state == LayerState::Enforced || one.remedy.is_some()));
+}
+
+#[test]
+fn a_network_namespace_without_loopback_says_so() {
+    let made = plan(Options::default(), &Facts { loopback: false, ..full() }).unwrap();
+    let network = made.layers.iter().find(|one| one.name == Layer::NetworkNamespace).unwrap();
+    assert_eq!(network.state, LayerState::Enforced);
+    assert!(network.reason.as_ref().unwrap().contains("loopback") && !made.loopback);
+}
+
+#[test]
+fn what_needs_a_namespace_is_refused_where_there_is_none() {
+    for (options, word) in [
+        (Options { root: Some("/x".into()), ..Options::default() }, "--root and --bind need"),
+        (Options { hostname: Some("x".into()), ..Options::default() }, "--hostname x: needs"),
+    ] {
+        let text = refused(options, &docker());
+        assert!(text.contains(word) && text.contains("autodriver check"), "{text}");
+    }
+    let other = Options { user: Some("ann".into()), ..Options::default() };
+    assert!(refused(other, &user()).contains("--user ann: a job cannot have another uid here"));
+}
+
+#[test]
+fn a_file_grows_no_further_than_a_disk_limit_that_is_sampled() {
+    let options = || Options { disk: Some("10M".parse().unwrap()), ..Options::default() };
+    let fsize = |facts: &Facts| {
+        let rlimits = plan(options(), facts).unwrap().rlimits;
+        rlimits.iter().find(|row| row.name == "RLIMIT_FSIZE").unwrap().hard
+    };
+    assert_eq!((fsize(&full()), fsize(&docker())), (100 << 20, 10 << 20));
 }
 
 fn refused(options: Options, facts: &Facts) -> String {
@@ -32,7 +136,9 @@ fn what_is_missing_is_named_with_reason_and_remedy() {
     let facts = Facts { landlock_abi: 0, hierarchy: Hierarchy::None, ..full() };
     let all = Options { require: vec![Requirement::All], ..Options::default() };
     let text = refused(all, &facts);
-    for word in ["memory: no cgroup", "pids:", "landlock: the kernel has no Landlock: boot with lsm="] {
+    for word in
+        ["memory: no cgroup", "pids: no cgroup", "landlock: the kernel has no Landlock: boot with lsm="]
+    {
         assert!(text.contains(word), "{text}");
     }
     assert!(plan(Options::default(), &facts).is_ok(), "the minimum does not need them");
@@ -48,8 +154,7 @@ fn an_old_landlock_says_what_it_does_not_cover() {
 
 #[test]
 fn without_root_the_minimum_is_refused() {
-    let facts = Facts { root: false, sys_admin: false, ..full() };
-    assert!(refused(Options::default(), &facts).contains("identity: not root"));
+    assert!(refused(Options::default(), &bare()).contains("identity: not root"));
 }
 
 #[test]

@@ -9,7 +9,7 @@ pub mod descent;
 
 use std::fmt::{Arguments, Write};
 use std::ops::{Add, AddAssign};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::dir::Dir;
 use nix::errno::Errno;
@@ -182,11 +182,6 @@ impl Procfs {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let directory = openat(AT_FDCWD, "/proc", flags, Mode::empty())?;
         Ok(Procfs { directory, path: String::new(), text: vec![0; TEXT] })
-    }
-
-    /// The directory.
-    pub fn directory(&self) -> BorrowedFd<'_> {
-        self.directory.as_fd()
     }
 
     /// Opens something below it.

@@ -5,6 +5,8 @@
 //! Each directory is `autodriver-<uid>` below the place the facts name; since a uid is leased to
 //! one job, so is the directory. Kernel documents: cgroup-v2.rst, cgroup-v1/{memory,pids,cpuacct}.rst.
 
+mod settings;
+
 use std::fmt::Display;
 use std::fs::File;
 use std::io::Read;
@@ -17,24 +19,18 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::{mkdirat, Mode};
 use nix::unistd::{unlinkat, Pid, UnlinkatFlags};
 
-use crate::facts::Hierarchy;
+use crate::facts::{Facts, Hierarchy};
 use crate::fault::{Fault, Step};
 use crate::sys::process::{pidfd_open, pidfd_send_signal};
+use settings::settings;
+pub use settings::{preview, Limits, Setting};
 
 /// What the directories are called, before the uid.
-const PREFIX: &str = "autodriver-";
+pub(super) const PREFIX: &str = "autodriver-";
 
-fn directory_name(uid: u32) -> String {
-    format!("{PREFIX}{uid}")
-}
-
-/// What the kernel shall enforce; `None` leaves the layer out.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Bytes of memory without swap: the job's memory and its storage together.
-    pub memory: Option<u64>,
-    /// Processes and threads.
-    pub pids: Option<u64>,
+/// What the directories of a job are called.
+pub(super) fn directory_name(tag: impl Display) -> String {
+    format!("{PREFIX}{tag}")
 }
 
 /// Where a directory is made, and which controllers it has.
@@ -60,6 +56,8 @@ struct Group {
 pub struct Cgroup {
     groups: Vec<Group>,
     v2: bool,
+    /// A job can be born in it; else it enters by itself.
+    born: bool,
 }
 
 /// What the kernel counted.
@@ -108,23 +106,27 @@ fn places(hierarchy: &Hierarchy) -> Vec<Place> {
     places
 }
 
+/// In how many hierarchies a job has a directory.
+pub(super) fn hierarchies(hierarchy: &Hierarchy) -> usize {
+    places(hierarchy).len()
+}
+
 /// Every directory that a job with this uid has, or had.
 pub fn directories(hierarchy: &Hierarchy, uid: u32) -> Vec<PathBuf> {
     places(hierarchy).iter().map(|place| place.path.join(directory_name(uid))).collect()
 }
 
-/// The uids of which a directory exists.
-pub fn uids_present(hierarchy: &Hierarchy) -> Vec<u32> {
-    let uid = |entry: std::fs::DirEntry| entry.file_name().to_str()?.strip_prefix(PREFIX)?.parse().ok();
+/// Every directory of ours, with what its job is called.
+pub fn present(hierarchy: &Hierarchy) -> Vec<(String, PathBuf)> {
+    let tagged = |entry: std::fs::DirEntry| {
+        let tag = entry.file_name().to_str()?.strip_prefix(PREFIX)?.to_owned();
+        entry.file_type().ok()?.is_dir().then(|| (tag, entry.path()))
+    };
     let entries = |place: &Path| std::fs::read_dir(place).into_iter().flatten().flatten();
-    let mut uids: Vec<u32> =
-        places(hierarchy).iter().flat_map(|place| entries(&place.path).filter_map(uid)).collect();
-    uids.sort_unstable();
-    uids.dedup();
-    uids
+    places(hierarchy).iter().flat_map(|place| entries(&place.path).filter_map(tagged)).collect()
 }
 
-fn fault(act: impl Display, path: &Path, errno: Errno) -> Fault {
+pub(super) fn fault(act: impl Display, path: &Path, errno: Errno) -> Fault {
     Fault::new(Step::Cgroup, format!("{act} {}", path.display()), errno)
 }
 
@@ -153,22 +155,23 @@ fn number(dir: BorrowedFd<'_>, file: &str) -> Option<u64> {
 }
 
 impl Cgroup {
-    /// Makes the directories of the job with this uid and sets its limits.
+    /// Makes the directories of the job that is called so and sets its limits.
     ///
     /// # Errors
     /// Which file or directory, and why; what was made is removed again.
-    pub fn create(hierarchy: &Hierarchy, uid: u32, limits: Limits) -> Result<Cgroup, Fault> {
-        let mut cgroup = Cgroup { groups: Vec::new(), v2: matches!(hierarchy, Hierarchy::V2(_)) };
-        for place in places(hierarchy) {
-            let (path, fd) = cgroup.make_directory(&place.path, uid)?;
+    pub fn create(facts: &Facts, tag: &str, limits: Limits) -> Result<Cgroup, Fault> {
+        let v2 = matches!(facts.hierarchy, Hierarchy::V2(_));
+        let mut cgroup = Cgroup { groups: Vec::new(), v2, born: v2 && facts.clone3 };
+        for place in places(&facts.hierarchy) {
+            let (path, fd) = cgroup.make_directory(&place.path, tag)?;
             cgroup.groups.push(Group { path, fd, place });
         }
         cgroup.limit(limits)?;
         Ok(cgroup)
     }
 
-    fn make_directory(&self, place: &Path, uid: u32) -> Result<(PathBuf, OwnedFd), Fault> {
-        let path = place.join(directory_name(uid));
+    fn make_directory(&self, place: &Path, tag: &str) -> Result<(PathBuf, OwnedFd), Fault> {
+        let path = place.join(directory_name(tag));
         if self.v2 {
             delegate(place)?;
         }
@@ -190,22 +193,11 @@ impl Cgroup {
 
     fn limit(&self, limits: Limits) -> Result<(), Fault> {
         for Group { path, fd, place } in &self.groups {
-            let set = |file, value: &dyn Display| write(fd.as_fd(), path, file, value);
-            if let Some(bytes) = limits.memory.filter(|_| place.memory) {
-                if self.v2 {
-                    set("memory.max", &bytes)?;
-                    // Absent where the kernel has no swap.
-                    missing_is_fine(set("memory.swap.max", &0))?;
-                    set("memory.oom.group", &1)?;
-                } else {
-                    set("memory.limit_in_bytes", &bytes)?;
-                    // Absent unless swap accounting is on; then swappiness alone keeps swap away.
-                    missing_is_fine(set("memory.memsw.limit_in_bytes", &bytes))?;
-                    missing_is_fine(set("memory.swappiness", &0))?;
+            for Setting { file, value, may_be_missing } in settings(place, limits, self.v2) {
+                match write(fd.as_fd(), path, file, value) {
+                    Err(fault) if may_be_missing && fault.errno == Some(Errno::ENOENT) => {}
+                    written => written.and_then(|()| read_back(fd.as_fd(), path, file, value))?,
                 }
-            }
-            if let Some(pids) = limits.pids.filter(|_| place.pids) {
-                set("pids.max", &pids)?;
             }
         }
         Ok(())
@@ -221,16 +213,21 @@ fn split(sum: Option<u64>, user: Option<u64>, system: Option<u64>) -> (Option<u6
     (Some(user), Some(sum - user))
 }
 
-/// Some files exist only with certain kernel options.
-fn missing_is_fine(result: Result<(), Fault>) -> Result<(), Fault> {
-    match result {
-        Err(fault) if fault.errno == Some(Errno::ENOENT) => Ok(()),
-        result => result,
+/// The kernel keeps memory limits in pages.
+fn read_back(dir: BorrowedFd<'_>, path: &Path, file: &str, wanted: u64) -> Result<(), Fault> {
+    const PAGE: u64 = 4096;
+    match number(dir, file) {
+        Some(value) if value == wanted || value.abs_diff(wanted) < PAGE => Ok(()),
+        value => {
+            let found = value.map_or_else(|| "no number".to_owned(), |value| value.to_string());
+            let act = format!("read back {}", path.join(file).display());
+            Err(Fault::refused(Step::Cgroup, act, format!("it is {found}, not {wanted}")))
+        }
     }
 }
 
 /// Passes the controllers on to the jobs' directories (cgroup-v2.rst, "Enabling and Disabling").
-fn delegate(place: &Path) -> Result<(), Fault> {
+pub(super) fn delegate(place: &Path) -> Result<(), Fault> {
     let file = place.join("cgroup.subtree_control");
     let enabled = std::fs::read_to_string(&file).unwrap_or_default();
     let has = |name: &str| enabled.split_whitespace().any(|word| word == name);
@@ -250,20 +247,21 @@ fn delegate(place: &Path) -> Result<(), Fault> {
 impl Cgroup {
     /// The directory for `CLONE_INTO_CGROUP`, with v2.
     pub fn clone_target(&self) -> Option<BorrowedFd<'_>> {
-        self.groups.first().filter(|_| self.v2).map(|group| group.fd.as_fd())
+        self.groups.first().filter(|_| self.born).map(|group| group.fd.as_fd())
     }
 
-    /// The files into which the job writes `0` to enter, with v1.
+    /// The files into which the job writes `0` to enter, where it was not born inside.
     ///
     /// # Errors
     /// Which file, and why.
     pub fn attach_targets(&self) -> Result<Vec<OwnedFd>, Fault> {
         let open = |group: &Group| {
             let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
-            openat(group.fd.as_fd(), "tasks", flags, Mode::empty())
-                .map_err(|errno| fault("open", &group.path.join("tasks"), errno))
+            let name = if self.v2 { "cgroup.procs" } else { "tasks" };
+            openat(group.fd.as_fd(), name, flags, Mode::empty())
+                .map_err(|errno| fault("open", &group.path.join(name), errno))
         };
-        self.groups.iter().filter(|_| !self.v2).map(open).collect()
+        self.groups.iter().filter(|_| !self.born).map(open).collect()
     }
 
     /// Where the `index`-th attach target is.
@@ -395,7 +393,7 @@ fn signal_all(dir: BorrowedFd<'_>, signal: Signal) -> usize {
     pids.len()
 }
 
-fn remove_directory(path: &Path) -> Result<(), Errno> {
+pub(super) fn remove_directory(path: &Path) -> Result<(), Errno> {
     match unlinkat(AT_FDCWD, path, UnlinkatFlags::RemoveDir) {
         Ok(()) | Err(Errno::ENOENT) => Ok(()),
         Err(errno) => Err(errno),
@@ -419,4 +417,26 @@ pub fn clear(path: &Path) -> Result<(), Errno> {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
     Err(Errno::EBUSY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_that_the_kernel_did_not_take_is_a_fault() {
+        let place = std::env::temp_dir().join(format!("autodriver-read-back-{}", std::process::id()));
+        std::fs::create_dir(&place).expect("a directory");
+        let dir = OwnedFd::from(File::open(&place).expect("it opens"));
+        let after = |text: &str| {
+            std::fs::write(place.join("memory.max"), text).expect("it is written");
+            read_back(dir.as_fd(), &place, "memory.max", (64 << 20) + 5)
+        };
+        assert!(after("67108864\n").is_ok(), "whole pages");
+        for text in ["max\n", "67104768\n", "134217728\n", ""] {
+            let fault = after(text).expect_err(text).to_string();
+            assert!(fault.contains("cannot read back") && fault.contains("not 67108869"), "{fault}");
+        }
+        std::fs::remove_dir_all(&place).expect("it is removed");
+    }
 }

@@ -28,6 +28,9 @@ pub(super) fn descriptors(prepared: &Prepared) -> Result<(), Failed> {
             Err(errno) => return Err(on(0)(errno)),
         }
     }
+    // Whoever ends what a dead driver left finds the job by its uid, which it has by now: a driver that
+    // dies after this is no way out, and one that died before it none either.
+    prepared.check_driver();
     crate::sys::fd::cloexec_from(3).map_err(on(1))
 }
 

@@ -10,7 +10,6 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sched::{sched_setaffinity, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
@@ -20,20 +19,21 @@ use nix::unistd::Pid;
 use super::handover::Given;
 use super::prepare::Prepared;
 use super::privileges::give_up;
+use super::read_back::namespace;
 use super::report::{Record, Reporter};
 use super::{enter, on, seccomp, Failed, SETUP_FAILED};
 use crate::fault::Step;
 use crate::sys::fd::close_all_but;
-use crate::sys::process::{clone3, exit_now, Forked};
+use crate::sys::process::{clone3, default_signals, exit_now, Forked};
 
 /// init's uid: an account that owns nothing. Not the job's, and never root.
-pub(super) const NOBODY: u32 = 65534;
+pub const NOBODY: u32 = 65534;
 
 /// The acts, for messages; indices below.
 pub(super) const ACTS: [&str; 7] = [
     "fork the job",
     "give up init's privileges",
-    "protect init from being traced",
+    "protect init from signals and from being traced",
     "tie init's life to the driver's",
     "close init's descriptors",
     "install init's filter",
@@ -41,9 +41,24 @@ pub(super) const ACTS: [&str; 7] = [
 ];
 
 /// Becomes init. Every path ends in _exit(2).
-pub(super) fn run(prepared: &mut Prepared, reporter: &Reporter, hand: OwnedFd) -> ! {
-    if let Err(errno) = unshare(prepared.namespaces) {
-        fail(reporter, Step::Namespaces, on(1)(errno));
+pub(super) fn run(mut prepared: Prepared, reporter: &Reporter, hand: OwnedFd) -> ! {
+    // What else the driver has open is nothing to either child, and would stay open with them. The
+    // numbers of the standard streams stay taken until the job's own take them.
+    let mut keep = prepared.descriptors();
+    keep.extend([0, 1, 2, reporter.0.as_raw_fd(), hand.as_raw_fd()]);
+    if let Err(errno) = close_all_but(&mut keep) {
+        fail(reporter, Step::Init, on(4)(errno));
+    }
+    // A container's filter may refuse the call itself, even for nothing.
+    if !prepared.namespaces.is_empty() {
+        if let Err(errno) = unshare(prepared.namespaces) {
+            fail(reporter, Step::Namespaces, on(1)(errno));
+        }
+    }
+    // `None` before and after where there is no /proc to ask.
+    let same = prepared.left.iter().any(|(name, before)| before.is_some() && namespace(name) == *before);
+    if same {
+        fail(reporter, Step::Namespaces, on(2)(Errno::EPERM));
     }
     prepared.given = match Given::receive(hand.as_fd()) {
         Ok(Some(given)) => given,
@@ -58,11 +73,14 @@ pub(super) fn run(prepared: &mut Prepared, reporter: &Reporter, hand: OwnedFd) -
     #[allow(unsafe_code)]
     let forked = unsafe { clone3(0, prepared.given.cgroup()) };
     let job = match forked {
-        Ok(Forked::Child) => enter(prepared, reporter),
+        Ok(Forked::Child) => {
+            prepared.ready_tx = None;
+            enter(&prepared, reporter)
+        }
         Ok(Forked::Parent(job)) => job.pid,
         Err(errno) => fail(reporter, Step::Init, on(0)(errno)),
     };
-    match become_harmless(prepared, reporter) {
+    match become_harmless(&prepared, reporter) {
         Ok(()) => reap(job, prepared.pid_namespace, reporter),
         Err(failed) => fail(reporter, Step::Init, failed),
     }
@@ -77,25 +95,25 @@ fn become_harmless(prepared: &Prepared, reporter: &Reporter) -> Result<(), Faile
     if !prepared.pid_namespace {
         prctl::set_child_subreaper(true).map_err(on(0))?;
     }
-    if prepared.init_drops {
-        give_up(NOBODY).map_err(|failed| on(1)(failed.errno))?;
-    }
+    give_up(prepared.identity.of_init()).map_err(|failed| on(1)(failed.errno))?;
     prctl::set_no_new_privs().map_err(on(1))?;
+    // PID 1 ignores what its own namespace sends it, but for signals that it has a handler for, and Rust's
+    // runtime has two: where the job has init's uid, it could have them run into the filter.
+    default_signals().map_err(on(2))?;
     prctl::set_dumpable(false).map_err(on(2))?;
-    // After the uid changed, which clears it: prctl(2).
-    prctl::set_pdeathsig(Signal::SIGKILL).map_err(on(3))?;
-    // A driver that died before that call closed this pipe.
-    let mut lifeline = [PollFd::new(prepared.lifeline_rx.as_fd(), PollFlags::POLLIN)];
-    match poll(&mut lifeline, PollTimeout::ZERO) {
-        Ok(0) => {}
-        _ => exit_now(SETUP_FAILED),
+    if prepared.dies_with_driver {
+        // After the uid changed, which clears it: prctl(2).
+        prctl::set_pdeathsig(Signal::SIGKILL).map_err(on(3))?;
     }
+    // A driver that died before that call has not been noticed.
+    prepared.check_driver();
     let filter = seccomp::init_filter();
+    let ready = prepared.ready_tx.as_ref().ok_or(Errno::EBADF).map_err(on(4))?;
     // The job's pipes must end with the job, so init must not hold them open.
-    close_all_but(&mut [reporter.0.as_raw_fd(), prepared.ready_tx.as_raw_fd()]).map_err(on(4))?;
+    close_all_but(&mut [reporter.0.as_raw_fd(), ready.as_raw_fd()]).map_err(on(4))?;
     seccomp::install(filter).map_err(on(5))?;
     // Only now may the job execute anything.
-    nix::unistd::write(&prepared.ready_tx, b"1").map(drop).map_err(on(5))
+    nix::unistd::write(ready, b"1").map(drop).map_err(on(5))
 }
 
 fn reap(job: Pid, pid_namespace: bool, reporter: &Reporter) -> ! {

@@ -10,7 +10,7 @@ use autodriver_protocol::job::Bind;
 use nix::errno::Errno;
 
 use super::prepare::{Entry, MountKind, PathAccess};
-use super::storage::Storage;
+use super::storage::{device_nodes, Storage};
 use crate::fault::{errno_of, Fault, Step};
 use crate::plan::{Plan, JOB_DIRECTORY};
 use crate::sys::mount::attr;
@@ -62,6 +62,23 @@ impl Frame {
     fn part(&mut self, name: impl Into<String>) -> usize {
         self.parts.push(name.into());
         self.parts.len() - 1
+    }
+
+    /// The name of a part.
+    pub(super) fn part_name(&self, index: usize) -> &str {
+        self.parts.get(index).map_or("", String::as_str)
+    }
+
+    /// Symbolic links in the root, and where they lead.
+    pub(super) fn links(&self) -> &[(String, PathBuf)] {
+        &self.links
+    }
+
+    /// Directories in the root that nothing is mounted on.
+    pub(super) fn empty_directories<'a>(&'a self, mounts: &'a [Entry]) -> impl Iterator<Item = &'a Path> {
+        let mounted = |path: &Path| mounts.iter().any(|at| at.at.as_bytes() == path.as_os_str().as_bytes());
+        let points = self.points.iter().filter(|point| point.part == "root" && point.directory);
+        points.map(|point| point.path.as_path()).filter(move |path| !mounted(path))
     }
 
     /// Builds it: the frame of the root, and the parts in order, as mounts.
@@ -129,7 +146,7 @@ fn top(plan: &Plan) -> Result<Vec<(String, Top)>, Fault> {
 
 /// Makes the table.
 pub(super) fn layout(plan: &Plan) -> Result<Layout, Fault> {
-    if !plan.applies(Layer::MountNamespace) {
+    if !plan.enforces(Layer::MountNamespace) {
         return Ok(Layout { paths: machine_paths(plan)?, ..Layout::default() });
     }
     let (mut mounts, mut frame) = (Vec::new(), Frame::default());
@@ -152,7 +169,7 @@ pub(super) fn layout(plan: &Plan) -> Result<Layout, Fault> {
         }
         let source = Path::new(&plan.root).join(&name);
         // Below /var may be the mounts of every container of the machine.
-        let recursive = name != "var";
+        let recursive = name != "var" || plan.user_namespace;
         let what = format!("show {} read-only", source.display());
         mounts.push(entry(&name, MountKind::Machine { source: c_path(&source)?, recursive }, what)?);
     }
@@ -169,14 +186,20 @@ fn machine_paths(plan: &Plan) -> Result<Vec<(String, PathAccess)>, Fault> {
     let shown = |name: &String| !OWN.contains(&name.as_str()) && !HIDDEN.contains(&name.as_str());
     let machine = top(plan)?.into_iter().filter(|(name, kind)| !matches!(kind, Top::Link(_)) && shown(name));
     let machine = machine.map(|(name, _)| (format!("/{name}"), PathAccess::Read));
+    // With the caller's uid, its terminals would be the job's to read and to write.
+    let shared = !plan.enforces(Layer::Identity);
+    let terminals = ["ptmx", "pts"].into_iter().filter(|_| !shared);
+    let nodes = device_nodes().filter(|name| !shared || *name != "tty");
+    let devices = nodes.chain(terminals).map(|name| (format!("/dev/{name}"), PathAccess::Devices));
+    // And its processes' files, such as oom_score_adj, would be.
+    let processes = if shared { PathAccess::Read } else { PathAccess::Processes };
+    // Nothing for "/": what may be listed there may be listed everywhere below.
     let own = [
-        ("/".to_owned(), PathAccess::List),
-        ("/dev".to_owned(), PathAccess::Devices),
-        ("/proc".to_owned(), PathAccess::Processes),
+        ("/proc".to_owned(), processes),
         (plan.home.clone(), PathAccess::Write),
         (plan.tmp.clone(), PathAccess::Write),
     ];
-    Ok(own.into_iter().chain(machine).collect())
+    Ok(own.into_iter().chain(devices).chain(machine).collect())
 }
 
 fn accounts(plan: &Plan, frame: &mut Frame, mounts: &mut Vec<Entry>) -> Result<(), Fault> {
@@ -184,7 +207,7 @@ fn accounts(plan: &Plan, frame: &mut Frame, mounts: &mut Vec<Entry>) -> Result<(
         if Path::new(&plan.root).join("etc").join(name).is_file() {
             let kind = MountKind::Part {
                 part: frame.part(format!("etc/{name}")),
-                attributes: attr::RDONLY | attr::NOSUID | attr::NODEV,
+                attributes: attr::FROZEN,
                 frozen: true,
             };
             mounts.push(entry(&format!("etc/{name}"), kind, format!("mount /etc/{name}"))?);
@@ -220,6 +243,16 @@ fn own(
         let kind = MountKind::Part { part: frame.part(name), attributes, frozen: false };
         mounts.push(entry(at, kind, format!("mount /{at}"))?);
         paths.push((format!("/{at}"), access));
+    }
+    if plan.user_namespace {
+        for name in device_nodes() {
+            let source = c_path(format!("/dev/{name}"))?;
+            mounts.push(entry(
+                &format!("dev/{name}"),
+                MountKind::Device { source },
+                format!("show /dev/{name}"),
+            )?);
+        }
     }
     mounts.push(entry("dev/pts", MountKind::Pts, "mount /dev/pts".to_owned())?);
     mounts.push(entry("proc", MountKind::Proc, "mount /proc".to_owned())?);

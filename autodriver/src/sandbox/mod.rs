@@ -18,9 +18,12 @@
 pub mod report;
 pub mod prepare;
 pub mod storage;
+pub mod plain;
+pub mod sweep;
 pub mod accounts;
 mod layout;
 pub mod cgroup;
+pub mod aside;
 mod handover;
 pub mod spawn;
 mod init;
@@ -30,11 +33,11 @@ mod mounts;
 mod network;
 mod rlimits;
 mod privileges;
-mod landlock;
-mod seccomp;
+pub mod landlock;
+pub mod seccomp;
+mod read_back;
 mod exec;
-#[allow(dead_code, reason = "what stands in for a cgroup is not wired in yet")]
-pub mod sweep;
+pub mod describe;
 
 use nix::errno::Errno;
 
@@ -79,15 +82,14 @@ const LAYERS: &[Layer] = &[
     Layer { step: Step::Landlock, apply: landlock::apply },
     // Waits for init to be harmless; then only 0, 1 and 2 survive execve.
     Layer { step: Step::Descriptors, apply: exec::descriptors },
-    // Last, so that the filter need not allow any of the above.
+    // Last to take something, so that the filter need not allow any of the above.
     Layer { step: Step::Seccomp, apply: seccomp_layer },
+    // Not assumed.
+    Layer { step: Step::ReadBack, apply: read_back::apply },
 ];
 
 fn seccomp_layer(prepared: &Prepared) -> Result<(), Failed> {
-    match prepared.filter {
-        Some(filter) => seccomp::install(filter).map_err(on(0)),
-        None => Ok(()),
-    }
+    prepared.filters.iter().try_for_each(|filter| seccomp::install(filter).map_err(on(0)))
 }
 
 /// Becomes the job. Every path ends in execve(2) or _exit(2).
@@ -115,9 +117,12 @@ const SETUP_FAILED: i32 = 125;
 ///
 /// # Errors
 /// Why one of them could not be given up.
-pub fn give_up(uid: u32) -> Result<(), Errno> {
-    privileges::give_up(uid).map_err(|failed| failed.errno)
+pub fn give_up(identity: Identity) -> Result<(), Errno> {
+    privileges::give_up(identity).map_err(|failed| failed.errno)
 }
+
+pub use init::NOBODY;
+pub use privileges::Identity;
 
 #[cfg(test)]
 mod tests {

@@ -45,18 +45,13 @@ pub(super) fn apply(prepared: &Prepared) -> Result<(), Failed> {
     let mut frozen = false;
     for (index, (entry, source)) in mounts.iter().zip(&sources).enumerate() {
         if entry.kind.keeps_attributes() && !frozen {
-            let read_only = attr::RDONLY | attr::NOSUID | attr::NODEV;
-            set_attributes(frame, read_only, true).map_err(act(2))?;
+            set_attributes(frame, attr::FROZEN, true).map_err(act(2))?;
             frozen = true;
         }
         let made;
         let source = match (&entry.kind, source) {
-            (MountKind::Proc, _) => {
-                made = proc_mount().map_err(on(index))?;
-                made.as_fd()
-            }
-            (MountKind::Pts, _) => {
-                made = pts_mount().map_err(on(index))?;
+            (MountKind::Proc | MountKind::Pts, _) => {
+                made = make(&entry.kind).map_err(on(index))?;
                 made.as_fd()
             }
             (MountKind::Part { part, .. }, _) => {
@@ -66,13 +61,11 @@ pub(super) fn apply(prepared: &Prepared) -> Result<(), Failed> {
             (_, None) => return Err(on(index)(Errno::ENOENT)),
         };
         match &entry.kind {
-            MountKind::Part { attributes, .. } => set_attributes(source, *attributes, false),
-            MountKind::Bind { writable: false, .. } => {
-                set_attributes(source, attr::RDONLY | attr::NOSUID | attr::NODEV, true)
+            MountKind::Part { .. } | MountKind::Device { .. } => {
+                set_attributes(source, entry.kind.attributes(), false)
             }
-            MountKind::Bind { writable: true, .. } => {
-                set_attributes(source, attr::NOSUID | attr::NODEV, true)
-            }
+            MountKind::Bind { .. } => set_attributes(source, entry.kind.attributes(), true),
+            // Made with them, or given them with the root.
             MountKind::Machine { .. } | MountKind::Proc | MountKind::Pts => Ok(()),
         }
         .map_err(on(index))?;
@@ -87,26 +80,21 @@ fn clone_sources(mounts: &[Entry]) -> Result<Vec<Option<OwnedFd>>, Failed> {
         MountKind::Machine { source, recursive } => {
             clone_tree(AT_FDCWD, source, *recursive).map(Some).map_err(on(index))
         }
+        MountKind::Device { source } => clone_tree(AT_FDCWD, source, false).map(Some).map_err(on(index)),
         MountKind::Bind { source, .. } => clone_tree(AT_FDCWD, source, true).map(Some).map_err(on(index)),
         MountKind::Part { .. } | MountKind::Proc | MountKind::Pts => Ok(None),
     };
     mounts.iter().map(|entry| &entry.kind).enumerate().map(clone).collect()
 }
 
-/// The job's own processes only (proc(5), hidepid): the instance belongs to its PID namespace.
-fn proc_mount() -> Result<OwnedFd, Errno> {
-    let context = FsContext::open(c"proc")?;
-    context.set(c"hidepid", c"2")?;
-    context.mount(attr::NOSUID | attr::NODEV | attr::NOEXEC)
-}
-
-/// Pseudo-terminals of its own, so that it can neither reach nor use up the machine's.
-fn pts_mount() -> Result<OwnedFd, Errno> {
-    let context = FsContext::open(c"devpts")?;
-    for (key, value) in [(c"mode", c"0620"), (c"ptmxmode", c"0666"), (c"max", c"64")] {
+/// A file system of the job's own.
+fn make(kind: &MountKind) -> Result<OwnedFd, Errno> {
+    let (fstype, options) = kind.made_with().ok_or(Errno::EINVAL)?;
+    let context = FsContext::open(fstype)?;
+    for (key, value) in options {
         context.set(key, value)?;
     }
-    context.mount(attr::NOSUID | attr::NOEXEC)
+    context.mount(kind.attributes())
 }
 
 /// pivot_root(2) with both names the same: the old root ends up on top and is let go at once. If

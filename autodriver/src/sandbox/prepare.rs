@@ -1,12 +1,13 @@
 //! From the plan to everything that the children need and that can be made before the fork:
 //! strings, the system-call filter, pipes. The rest is handed over: [`super::handover`].
 
-use std::ffi::CString;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use autodriver_protocol::Layer;
 use nix::errno::Errno;
 use nix::fcntl::{fcntl, FcntlArg, OFlag};
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sched::{sched_getaffinity, CloneFlags, CpuSet};
 use nix::unistd::{pipe2, Pid};
 use seccompiler::sock_filter;
@@ -15,9 +16,17 @@ use super::accounts::{Account, AccountFiles};
 use super::cgroup::Cgroup;
 use super::handover::Given;
 use super::layout::{layout, Frame, ACCOUNT_FILES};
+use super::privileges::Identity;
+use super::read_back::{self, Expected};
+use super::seccomp::{self, Before};
 use super::storage::Storage;
+use super::SETUP_FAILED;
+use crate::facts::Facts;
 use crate::fault::{Fault, Step};
 use crate::plan::{Plan, Rlimit};
+use crate::sys::mount::attr;
+use crate::sys::process::exit_now;
+use crate::uids;
 
 /// Where a mount comes from.
 #[derive(Debug)]
@@ -26,6 +35,8 @@ pub(super) enum MountKind {
     Machine { source: CString, recursive: bool },
     /// The `part`-th part of the job's storage; `frozen` ones are attached before the root becomes read-only.
     Part { part: usize, attributes: u64, frozen: bool },
+    /// A device of the machine: a user namespace cannot make its own.
+    Device { source: CString },
     /// `--bind`.
     Bind { source: CString, writable: bool },
     /// procfs of the job's PID namespace.
@@ -35,6 +46,36 @@ pub(super) enum MountKind {
 }
 
 impl MountKind {
+    /// What it has in the end, with the mounts below it. The machine's own may have more.
+    pub(super) fn attributes(&self) -> u64 {
+        match self {
+            MountKind::Machine { .. } => attr::FROZEN,
+            MountKind::Part { attributes, .. } => *attributes,
+            // Without NODEV, which would make it useless.
+            MountKind::Device { .. } => attr::NOSUID | attr::NOEXEC,
+            MountKind::Bind { writable, .. } if *writable => attr::NOSUID | attr::NODEV,
+            MountKind::Bind { .. } => attr::FROZEN,
+            MountKind::Proc => attr::NOSUID | attr::NODEV | attr::NOEXEC,
+            MountKind::Pts => attr::NOSUID | attr::NOEXEC,
+        }
+    }
+
+    /// How a file system of the job's own is made: its type, keys and values.
+    pub(super) fn made_with(&self) -> Option<(&'static CStr, &'static [(&'static CStr, &'static CStr)])> {
+        match self {
+            // The job's own processes only (proc(5), hidepid): the instance belongs to its PID namespace.
+            MountKind::Proc => Some((c"proc", &[(c"hidepid", c"2")])),
+            // Pseudo-terminals of its own, so that it can neither reach nor use up the machine's.
+            MountKind::Pts => {
+                Some((c"devpts", &[(c"mode", c"0620"), (c"ptmxmode", c"0666"), (c"max", c"64")]))
+            }
+            MountKind::Machine { .. }
+            | MountKind::Part { .. }
+            | MountKind::Device { .. }
+            | MountKind::Bind { .. } => None,
+        }
+    }
+
     /// Whether it comes after the root was made read-only, and keeps attributes of its own.
     pub(super) fn keeps_attributes(&self) -> bool {
         !matches!(self, MountKind::Machine { .. } | MountKind::Part { frozen: true, .. })
@@ -54,8 +95,6 @@ pub(super) struct Entry {
 /// What Landlock allows at a path and below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PathAccess {
-    /// See what is there.
-    List,
     /// Read and execute.
     Read,
     /// Read and write existing files, device calls.
@@ -82,20 +121,28 @@ pub(super) struct Prepared {
     pub(super) stderr: Option<OwnedFd>,
     pub(super) processors: CpuSet,
     pub(super) namespaces: CloneFlags,
+    /// Those that init must not be in any more, each with what it is for the driver.
+    pub(super) left: Vec<(&'static str, Option<u64>)>,
+    /// Filters of the driver's own.
+    pub(super) filters_before: u32,
+    /// The cgroup directory that the job must be in, and in how many hierarchies.
+    pub(super) cgroup: (String, usize),
     pub(super) given: Given,
     pub(super) cgroup_namespace: bool,
     pub(super) pid_namespace: bool,
-    pub(super) init_drops: bool,
+    /// What init has below it dies with it, or is found by its uid; else the keeper needs init to find it.
+    pub(super) dies_with_driver: bool,
     pub(super) mounts: Option<Vec<Entry>>,
     pub(super) loopback: bool,
     pub(super) hostname: Option<String>,
     pub(super) rlimits: Vec<Rlimit>,
-    pub(super) identity: Option<u32>,
+    pub(super) identity: Identity,
     pub(super) no_new_privs: bool,
     pub(super) landlock: Option<Rules>,
-    pub(super) filter: Option<&'static [sock_filter]>,
+    pub(super) filters: Vec<&'static [sock_filter]>,
     pub(super) ready_rx: OwnedFd,
-    pub(super) ready_tx: OwnedFd,
+    /// init's end; the job lets go of it, so that it does not wait for an init that is dead.
+    pub(super) ready_tx: Option<OwnedFd>,
     pub(super) lifeline_rx: OwnedFd,
     pub(super) argv: Vec<CString>,
     pub(super) env: Vec<CString>,
@@ -118,10 +165,14 @@ pub struct Ground<'a> {
     pub plan: &'a Plan,
     /// Its user.
     pub account: &'a Account,
-    /// Its storage.
-    pub storage: &'a Storage,
-    /// The kernel's Landlock ABI.
-    pub landlock_abi: i32,
+    /// What its things are called.
+    pub tag: &'a str,
+    /// Whose uid it has.
+    pub identity: Identity,
+    /// Its storage; none where a job is explained and not run.
+    pub storage: Option<&'a Storage>,
+    /// The machine.
+    pub facts: &'a Facts,
     /// Its standard input, if not a file of the plan.
     pub stdin: Option<OwnedFd>,
 }
@@ -156,8 +207,8 @@ pub struct Ready {
 /// # Errors
 /// What could not be made.
 pub fn prepare(ground: Ground<'_>) -> Result<Ready, Fault> {
-    let Ground { plan, account, storage, landlock_abi, stdin } = ground;
-    let applies = |layer| plan.applies(layer);
+    let Ground { plan, account, tag, identity, storage, facts, stdin } = ground;
+    let (applies, enforces) = (|layer| plan.applies(layer), |layer| plan.enforces(layer));
     let layout = layout(plan)?;
     let (stdout_rx, stdout_tx) = output_pipe()?;
     let stderr = if plan.split { Some(output_pipe()?) } else { None };
@@ -175,24 +226,28 @@ pub fn prepare(ground: Ground<'_>) -> Result<Ready, Fault> {
         stderr: stderr_tx,
         processors: sched_getaffinity(Pid::from_raw(0)).unwrap_or_default(),
         namespaces: namespaces(plan),
+        left: left(plan),
+        filters_before: facts.filters,
+        cgroup: (super::cgroup::directory_name(tag), super::cgroup::hierarchies(&facts.hierarchy)),
         given: Given::default(),
-        cgroup_namespace: applies(Layer::CgroupNamespace),
-        pid_namespace: applies(Layer::PidNamespace),
-        init_drops: applies(Layer::Identity),
+        cgroup_namespace: enforces(Layer::CgroupNamespace),
+        pid_namespace: enforces(Layer::PidNamespace),
+        dies_with_driver: enforces(Layer::PidNamespace)
+            || matches!(identity, Identity::Own(uid) if uids::is_leasable(uid)),
         mounts: layout.mounts,
-        loopback: applies(Layer::NetworkNamespace),
-        hostname: applies(Layer::UtsNamespace).then(|| plan.hostname.clone()),
+        loopback: plan.loopback,
+        hostname: enforces(Layer::UtsNamespace).then(|| plan.hostname.clone()),
         rlimits: if applies(Layer::Rlimits) { plan.rlimits.clone() } else { Vec::new() },
-        identity: applies(Layer::Identity).then_some(account.uid),
+        identity: if applies(Layer::Identity) { identity } else { Identity::Callers },
         no_new_privs: applies(Layer::NoNewPrivs),
         landlock: applies(Layer::Landlock).then(|| Rules {
-            abi: landlock_abi,
-            restrict_tcp: !plan.host_network && !applies(Layer::NetworkNamespace),
+            abi: facts.landlock_abi,
+            restrict_tcp: !plan.host_network && !enforces(Layer::NetworkNamespace),
             paths: layout.paths,
         }),
-        filter: applies(Layer::Seccomp).then(|| super::seccomp::job_filter(plan.abi32)),
+        filters: filters(plan),
         ready_rx,
-        ready_tx,
+        ready_tx: Some(ready_tx),
         lifeline_rx,
         argv: plan.argv.clone(),
         path: path.unwrap_or_default(),
@@ -210,12 +265,13 @@ pub fn prepare(ground: Ground<'_>) -> Result<Ready, Fault> {
 }
 
 /// A file of the machine, or the null device.
-fn open_stdin(path: Option<&str>, storage: &Storage) -> Result<OwnedFd, Fault> {
+fn open_stdin(path: Option<&str>, storage: Option<&Storage>) -> Result<OwnedFd, Fault> {
     let Some(path) = path else {
         // An image need not have one.
         if let Ok(null) = std::fs::File::open("/dev/null") {
             return Ok(null.into());
         }
+        let Some(storage) = storage else { return pipe(OFlag::empty()).map(|(rx, _)| rx) };
         return storage.null().map_err(|errno| Fault::new(Step::Storage, "open the job's /dev/null", errno));
     };
     let file = std::fs::File::open(path);
@@ -232,7 +288,62 @@ fn namespaces(plan: &Plan) -> CloneFlags {
         (Layer::IpcNamespace, CloneFlags::CLONE_NEWIPC),
         (Layer::UtsNamespace, CloneFlags::CLONE_NEWUTS),
     ];
-    rows.into_iter().filter(|(layer, _)| plan.applies(*layer)).map(|(_, flag)| flag).collect()
+    rows.into_iter().filter(|(layer, _)| plan.enforces(*layer)).map(|(_, flag)| flag).collect()
+}
+
+/// The namespaces that init leaves, as /proc names them.
+fn left(plan: &Plan) -> Vec<(&'static str, Option<u64>)> {
+    let rows = [
+        (Layer::PidNamespace, "pid"),
+        (Layer::MountNamespace, "mnt"),
+        (Layer::NetworkNamespace, "net"),
+        (Layer::IpcNamespace, "ipc"),
+        (Layer::UtsNamespace, "uts"),
+    ];
+    let left = rows.into_iter().filter(|(layer, _)| plan.enforces(*layer));
+    left.map(|(_, name)| (name, read_back::namespace(name))).collect()
+}
+
+impl Prepared {
+    /// Ends this child if the driver is dead: then this pipe is closed.
+    pub(super) fn check_driver(&self) {
+        let mut lifeline = [PollFd::new(self.lifeline_rx.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut lifeline, PollTimeout::ZERO) != Ok(0) {
+            exit_now(SETUP_FAILED);
+        }
+    }
+
+    /// Every descriptor in it.
+    pub(super) fn descriptors(&self) -> Vec<RawFd> {
+        let always = [&self.stdin, &self.stdout, &self.ready_rx, &self.lifeline_rx].into_iter();
+        let fds = always.chain(self.stderr.as_ref()).chain(self.ready_tx.as_ref());
+        fds.map(AsRawFd::as_raw_fd).collect()
+    }
+
+    /// What the kernel has to say of the job.
+    pub(super) fn expected(&self) -> Expected {
+        let own = u32::try_from(self.filters.len()).unwrap_or(u32::MAX);
+        Expected {
+            identity: self.identity,
+            no_new_privs: self.no_new_privs,
+            filters: (own > 0).then_some(self.filters_before + own),
+        }
+    }
+}
+
+/// What stands before the job's own filter.
+pub fn before(plan: &Plan) -> Before {
+    let filtered = plan.applies(Layer::Seccomp);
+    Before {
+        offline: filtered && plan.substitutes(Layer::NetworkNamespace),
+        shared: filtered && !plan.enforces(Layer::Identity),
+    }
+}
+
+/// In the order in which they are installed: the last must refuse to install another.
+fn filters(plan: &Plan) -> Vec<&'static [sock_filter]> {
+    let own = plan.applies(Layer::Seccomp).then(|| seccomp::job_filter(plan.abi32));
+    before(plan).filters().chain(own).collect()
 }
 
 /// What init is handed.

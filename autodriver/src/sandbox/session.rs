@@ -19,6 +19,13 @@ pub(super) const ACTS: [&str; 5] = [
     "drop the keyring",
 ];
 
+/// Its nice value, whatever the driver's.
+pub(super) const NICE: i32 = 0;
+/// Its umask.
+pub(super) const UMASK: u32 = 0o022;
+/// First to go when the whole machine is out of memory.
+pub(super) const OOM_SCORE_ADJ: &str = "1000";
+
 pub(super) fn apply(prepared: &Prepared) -> Result<(), Failed> {
     setsid().map_err(on(0))?;
     crate::sys::process::default_signals().map_err(on(1))?;
@@ -27,10 +34,10 @@ pub(super) fn apply(prepared: &Prepared) -> Result<(), Failed> {
     dup2_stdout(&prepared.stdout).map_err(on(3))?;
     dup2_stderr(prepared.stderr.as_ref().unwrap_or(&prepared.stdout)).map_err(on(3))?;
     // Down from the driver's -20, which is always allowed; a driver that was refused that kept its own.
-    let _ = crate::sys::process::set_nice(0);
-    umask(Mode::from_bits_truncate(0o022));
+    let _ = crate::sys::process::set_nice(NICE);
+    umask(Mode::from_bits_truncate(UMASK));
     crate::sys::process::join_new_session_keyring().map_err(on(4))?;
-    // First to go when the whole machine is out of memory. Without the file there is no killer.
-    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
+    // Without the file there is no killer.
+    let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ);
     Ok(())
 }

@@ -13,7 +13,7 @@ use nix::unistd::{pipe2, Pid};
 use super::handover::Given;
 use super::prepare::{DriverEnds, Furnishings, Prepared, Ready};
 use super::report::{Reporter, Reports};
-use super::{exec, handover, init, landlock, mounts, network, privileges, session};
+use super::{exec, handover, init, landlock, mounts, network, privileges, read_back, session};
 use crate::fault::{Fault, Step};
 use crate::plan::Plan;
 use crate::sys::process::{clone3, pidfd_send_signal, Child, Forked};
@@ -60,7 +60,7 @@ struct Waiting(Option<Child>);
 ///
 /// # Errors
 /// What could not be made or cloned. Faults of the children come as records.
-pub fn begin(plan: &Plan, mut ready: Ready) -> Result<Starting, Fault> {
+pub fn begin(plan: &Plan, ready: Ready) -> Result<Starting, Fault> {
     check_single_threaded()?;
     let fault = |act: &str| {
         let act = act.to_owned();
@@ -69,15 +69,15 @@ pub fn begin(plan: &Plan, mut ready: Ready) -> Result<Starting, Fault> {
     let (rx, tx) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(fault("make the report pipe"))?;
     let (hand, hand_rx) = handover::pair().map_err(fault("make a socket pair"))?;
     let reporter = Reporter(tx);
-    let flags = if plan.applies(Layer::PidNamespace) { libc::CLONE_NEWPID.unsigned_abs() } else { 0 };
+    let flags = if plan.enforces(Layer::PidNamespace) { libc::CLONE_NEWPID.unsigned_abs() } else { 0 };
     // SAFETY: one thread, checked above. The child runs `init::run`, which never returns.
     #[allow(unsafe_code)]
     let forked = unsafe { clone3(u64::from(flags), None) };
     match forked {
         Ok(Forked::Child) => {
-            // Or it would not see that the driver's end is closed.
-            drop(hand);
-            init::run(&mut ready.prepared, &reporter, hand_rx)
+            // Or it would not see that the driver's ends are closed.
+            drop((hand, ready.ends));
+            init::run(ready.prepared, &reporter, hand_rx)
         }
         Ok(Forked::Parent(init)) => {
             spread(init.pid, &ready.prepared.processors);
@@ -98,7 +98,11 @@ fn spread(init: Pid, all: &CpuSet) {
 }
 
 /// The acts of the namespace step, for messages.
-const NAMESPACE_ACTS: [&str; 2] = ["create init in a new PID namespace", "make init's namespaces"];
+const NAMESPACE_ACTS: [&str; 3] = [
+    "create init in a new PID namespace",
+    "make init's namespaces",
+    "read back init's namespaces: one is still the driver's",
+];
 
 impl Starting {
     /// Makes the rest and hands it over.
@@ -152,7 +156,9 @@ impl Objects {
         let rules = prepared.landlock.iter().flat_map(|rules| &rules.paths);
         let program = prepared.argv.first().map(|program| program.to_string_lossy().into_owned());
         Objects {
-            attach: attach.chain(list(&["make a cgroup namespace"])).collect(),
+            attach: attach
+                .chain(list(&["make a cgroup namespace", "read back the job's cgroup: it is not in its own"]))
+                .collect(),
             mounts: mounts.chain(list(&mounts::ACTS)).collect(),
             rlimits: plan.rlimits.iter().map(|row| format!("set {} to {}", row.name, row.hard)).collect(),
             landlock: rules
@@ -180,6 +186,7 @@ impl Objects {
             Step::Privileges => fixed(&privileges::ACTS),
             Step::Landlock => owned(&self.landlock),
             Step::Descriptors => fixed(&exec::DESCRIPTOR_ACTS),
+            Step::ReadBack => fixed(&read_back::ACTS),
             Step::Seccomp => Some("install the system-call filter".to_owned()),
             Step::Exec => owned(&self.exec),
             _ => None,

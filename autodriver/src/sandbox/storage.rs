@@ -4,6 +4,9 @@
 //! The tmpfs is mounted nowhere. The driver holds it by a descriptor (fsmount(2)), and each job
 //! gets clones of parts of it in its own mount namespace. So it appears in no mount table but the
 //! job's, and when driver and job are gone, however they went, so is everything on it.
+//!
+//! Where nothing can be mounted it is a directory of the machine's `/tmp`, with the job directory and
+//! a temporary one below it that are the job's alone ([`super::plain`]).
 
 use std::cell::OnceCell;
 use std::ffi::{CStr, CString};
@@ -16,8 +19,9 @@ use nix::fcntl::{openat, OFlag, AT_FDCWD};
 use nix::mount::{umount2, MntFlags, MsFlags};
 use nix::sched::{unshare, CloneFlags};
 use nix::sys::stat::{fchmod, makedev, mkdirat, mknodat, Mode, SFlag};
-use nix::unistd::{fchownat, symlinkat, unlinkat, Gid, Uid, UnlinkatFlags};
+use nix::unistd::{fchownat, pipe2, symlinkat, unlinkat, Gid, Uid, UnlinkatFlags};
 
+use super::plain::Plain;
 use crate::fault::{Fault, Step};
 use crate::sys::mount::{self, FsContext};
 
@@ -46,15 +50,38 @@ const DEVICE_LINKS: [(&str, &str); 5] = [
     ("ptmx", "pts/ptmx"),
 ];
 
+/// The names of the device nodes of `/dev`.
+pub(super) fn device_nodes() -> impl Iterator<Item = &'static str> {
+    DEVICES.into_iter().map(|(name, ..)| name)
+}
+
+/// What `/dev` has besides `shm` and `pts`.
+pub(super) fn device_names() -> impl Iterator<Item = &'static str> {
+    DEVICES.iter().map(|(name, ..)| *name).chain(DEVICE_LINKS.iter().map(|(name, _)| *name))
+}
+
 /// The storage of one job.
 #[derive(Debug)]
 pub struct Storage {
+    kind: Kind,
+    job: OwnedFd,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Mounted(Mounted),
+    Plain(Plain),
+}
+
+/// A tmpfs.
+#[derive(Debug)]
+struct Mounted {
     /// On kernels where it has to be attached. First, so that it is unmounted before it is let go.
     attached: OnceCell<Attached>,
     mount: OwnedFd,
-    job: OwnedFd,
     root: OwnedFd,
-    uid: u32,
+    /// Where it is attached then.
+    place: String,
 }
 
 /// How much of it is used, and how much there is.
@@ -74,12 +101,25 @@ fn text(number: u64) -> CString {
     CString::new(number.to_string()).unwrap_or_default()
 }
 
+/// What cannot be done with a plain directory; no plan asks for it.
+const NO_MOUNT: Errno = Errno::ENOTSUP;
+
 impl Storage {
-    /// Makes the storage for the job of `uid`, without a limit of its own yet.
+    /// Makes a directory the storage, for a job that can be given no mount.
     ///
     /// # Errors
     /// Which part could not be made, and why.
-    pub fn create(uid: u32) -> Result<Storage, Fault> {
+    pub fn plain(path: String, owner: Option<u32>) -> Result<Storage, Fault> {
+        let (plain, job) = Plain::create(path, owner)?;
+        Ok(Storage { kind: Kind::Plain(plain), job })
+    }
+
+    /// Makes the storage, without a limit of its own yet. `owner` is the job's uid, where that is not
+    /// the driver's; `place` is where it is attached if it must be.
+    ///
+    /// # Errors
+    /// Which part could not be made, and why.
+    pub fn create(owner: Option<u32>, place: String) -> Result<Storage, Fault> {
         let fault = |what: &str| {
             let object = format!("make the job's storage: {what}");
             move |errno| Fault::new(Step::Storage, object, errno)
@@ -92,28 +132,39 @@ impl Storage {
         for (name, mode) in DIRECTORIES {
             make_directory(mount.as_fd(), name, mode).map_err(fault(name))?;
         }
-        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(uid));
-        fchownat(&mount, "job", Some(uid), Some(gid), nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW)
-            .map_err(fault("chown"))?;
+        if let Some(id) = owner {
+            let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
+            fchownat(&mount, "job", Some(uid), Some(gid), nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW)
+                .map_err(fault("chown"))?;
+        }
         let job = open_directory(mount.as_fd(), "job").map_err(fault("job"))?;
         let root = open_directory(mount.as_fd(), "root").map_err(fault("root"))?;
-        let storage = Storage { mount, job, root, uid: uid.as_raw(), attached: OnceCell::new() };
-        storage.devices().map_err(fault("device nodes"))?;
-        Ok(storage)
+        devices(mount.as_fd()).map_err(fault("device nodes"))?;
+        let kind = Kind::Mounted(Mounted { mount, root, place, attached: OnceCell::new() });
+        Ok(Storage { kind, job })
     }
 
-    fn devices(&self) -> Result<(), Errno> {
-        let dev = open_directory(self.mount.as_fd(), "dev")?;
-        for (name, major, minor) in DEVICES {
-            mknodat(&dev, name, SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(major, minor))?;
+    fn mounted(&self) -> Result<&Mounted, Errno> {
+        match &self.kind {
+            Kind::Mounted(mounted) => Ok(mounted),
+            Kind::Plain(_) => Err(NO_MOUNT),
         }
-        for (name, target) in DEVICE_LINKS {
-            symlinkat(target, &dev, name)?;
+    }
+
+    /// The directory of the machine that it is, if it is one.
+    pub fn path(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Mounted(_) => None,
+            Kind::Plain(plain) => Some(&plain.path),
         }
-        for name in ["shm", "pts"] {
-            make_directory(dev.as_fd(), name, 0o755)?;
+    }
+
+    /// What a process has to look through to know what a job has written into a plain one.
+    pub fn directories(&self) -> Vec<BorrowedFd<'_>> {
+        match &self.kind {
+            Kind::Mounted(_) => Vec::new(),
+            Kind::Plain(plain) => vec![self.job.as_fd(), plain.tmp.as_fd()],
         }
-        Ok(())
     }
 
     /// The job directory.
@@ -123,7 +174,7 @@ impl Storage {
 
     /// The mount itself, where it can be given away: where it is attached nowhere.
     pub fn detached(&self) -> Option<BorrowedFd<'_>> {
-        self.attached.get().is_none().then(|| self.mount.as_fd())
+        self.mounted().ok().filter(|mounted| mounted.attached.get().is_none()).map(|one| one.mount.as_fd())
     }
 
     /// A new mount of one part of it, attached nowhere, to be given to one job.
@@ -131,25 +182,30 @@ impl Storage {
     /// # Errors
     /// Those of open_tree(2).
     pub fn part(&self, name: &CStr) -> Result<OwnedFd, Errno> {
-        let clone = || mount::clone_tree(self.mount.as_fd(), name, false);
+        let Mounted { attached, mount, place, .. } = self.mounted()?;
+        let clone = || mount::clone_tree(mount.as_fd(), name, false);
         match clone() {
             // Not asked for by a clone that is thrown away: letting go of a mount waits for RCU.
-            Err(Errno::EINVAL) if self.attached.get().is_none() => {
-                let attached = attach_privately(&self.mount, self.uid)?;
-                self.attached.get_or_init(|| attached);
+            Err(Errno::EINVAL) if attached.get().is_none() => {
+                let made = attach_privately(mount, place)?;
+                attached.get_or_init(|| made);
                 clone()
             }
             result => result,
         }
     }
 
-    /// The null device, of the job's own `/dev`.
+    /// The null device, of the job's own `/dev`, or what reads like it.
     ///
     /// # Errors
     /// Those of open(2).
     pub fn null(&self) -> Result<OwnedFd, Errno> {
+        if self.mounted().is_err() {
+            // There is none: a pipe that nobody can write to reads as empty too.
+            return pipe2(OFlag::O_CLOEXEC).map(|(rx, _)| rx);
+        }
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        openat(&self.mount, "dev/null", flags, Mode::empty())
+        openat(&self.mounted()?.mount, "dev/null", flags, Mode::empty())
     }
 
     /// Writes a file below `etc`, for the job to read.
@@ -158,7 +214,7 @@ impl Storage {
     /// Those of open(2) and write(2).
     pub fn write_etc(&self, name: &str, content: &[u8]) -> Result<(), Errno> {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let etc = open_directory(self.mount.as_fd(), "etc")?;
+        let etc = open_directory(self.mounted()?.mount.as_fd(), "etc")?;
         let file = openat(&etc, name, flags, Mode::from_bits_truncate(0o644))?;
         fchmod(&file, Mode::from_bits_truncate(0o644))?;
         let mut rest = content;
@@ -174,9 +230,10 @@ impl Storage {
     /// Those of mkdir(2) and open(2).
     pub fn mount_point(&self, part: &str, path: &Path, directory: bool) -> Result<(), Errno> {
         let (opened, mut next);
-        let mut at = self.root.as_fd();
+        let Mounted { root, mount, .. } = self.mounted()?;
+        let mut at = root.as_fd();
         if part != "root" {
-            opened = open_directory(self.mount.as_fd(), part)?;
+            opened = open_directory(mount.as_fd(), part)?;
             at = opened.as_fd();
         }
         let parts: Vec<_> = path.components().map(|part| Path::new(part.as_os_str())).collect();
@@ -204,7 +261,7 @@ impl Storage {
     /// # Errors
     /// Those of symlink(2).
     pub fn link(&self, name: &Path, target: &Path) -> Result<(), Errno> {
-        match symlinkat(target, &self.root, name) {
+        match symlinkat(target, &self.mounted()?.root, name) {
             // From an earlier job of the same slot.
             Err(Errno::EEXIST) => Ok(()),
             made => made,
@@ -215,20 +272,19 @@ impl Storage {
     ///
     /// # Errors
     /// Why it could not be mounted.
-    pub fn show(&self, uid: u32) -> Result<Attached, Fault> {
-        let place = crate::uids::shown_point(uid);
+    pub fn show(&self, place: &str) -> Result<Attached, Fault> {
         let fault = |errno| Fault::new(Step::Storage, format!("mount the job's storage on {place}"), errno);
         let mount = self.part(c"").map_err(fault)?;
         mount::set_attributes(mount.as_fd(), mount::attr::NOSUID | mount::attr::NODEV, false)
             .map_err(fault)?;
         // A directory that is there already may be a trap of another user: /tmp is everybody's.
-        mkdirat(AT_FDCWD, place.as_str(), Mode::from_bits_truncate(0o755)).map_err(fault)?;
-        Attached::attach(mount.as_fd(), place.clone()).map_err(fault)
+        mkdirat(AT_FDCWD, place, Mode::from_bits_truncate(0o755)).map_err(fault)?;
+        Attached::attach(mount.as_fd(), place.to_owned()).map_err(fault)
     }
 
-    /// What is used and left now.
+    /// What is used and left now, of a tmpfs.
     pub fn usage(&self) -> Option<Use> {
-        let stat = nix::sys::statfs::fstatfs(&self.mount).ok()?;
+        let stat = nix::sys::statfs::fstatfs(&self.mounted().ok()?.mount).ok()?;
         let block = u64::try_from(stat.block_size()).ok()?;
         Some(Use {
             bytes: (stat.blocks() - stat.blocks_free()) * block,
@@ -244,22 +300,25 @@ impl Storage {
     /// As [`Storage::limit`].
     pub fn make_room(&self) -> Result<(), Fault> {
         match self.usage() {
+            None => Ok(()),
             Some(left) if left.bytes_left >= FRAME_BYTES && left.inodes_left >= FRAME_INODES => Ok(()),
             _ => self.limit(FRAME_BYTES, FRAME_INODES),
         }
     }
 
-    /// Lets the job write `bytes` and make `inodes` beyond what is there now; 0 means no limit.
+    /// Lets the job write `bytes` and make `inodes` beyond what is there now; 0 means no limit. A plain
+    /// one has no limits of its own; the driver looks at it.
     ///
     /// # Errors
     /// Why the tmpfs could not be reconfigured.
     pub fn limit(&self, bytes: u64, inodes: u64) -> Result<(), Fault> {
         let fault =
             |errno| Fault::new(Step::Storage, format!("limit the job's storage to {bytes} bytes"), errno);
+        let Ok(Mounted { mount, .. }) = self.mounted() else { return Ok(()) };
         let used = self.usage().ok_or(Errno::EIO).map_err(fault)?;
         // Not the 0 of tmpfs: from that there is no way back to a limit.
         let sum = |limit: u64, used: u64| text(if limit == 0 { UNLIMITED } else { limit + used });
-        let context = FsContext::pick(self.mount.as_fd()).map_err(fault)?;
+        let context = FsContext::pick(mount.as_fd()).map_err(fault)?;
         context.set(c"size", &sum(bytes, used.bytes)).map_err(fault)?;
         context.set(c"nr_inodes", &sum(inodes, used.inodes)).map_err(fault)?;
         context.reconfigure().map_err(fault)
@@ -268,19 +327,41 @@ impl Storage {
 
 /// Before Linux 6.15 a mount can be cloned only where it is attached. Then the driver takes a mount
 /// namespace of its own, which no other process of the machine sees and which dies with it.
-fn attach_privately(mount: &OwnedFd, uid: u32) -> Result<Attached, Errno> {
+fn attach_privately(mount: &OwnedFd, place: &str) -> Result<Attached, Errno> {
     static PRIVATE: AtomicBool = AtomicBool::new(false);
     if !PRIVATE.swap(true, Ordering::Relaxed) {
         unshare(CloneFlags::CLONE_NEWNS)?;
         let none = None::<&str>;
         nix::mount::mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
     }
-    let place = crate::uids::mount_point(uid);
-    match mkdirat(AT_FDCWD, place.as_str(), Mode::S_IRWXU) {
+    match mkdirat(AT_FDCWD, place, Mode::S_IRWXU) {
         Ok(()) | Err(Errno::EEXIST) => {}
         Err(errno) => return Err(errno),
     }
-    Attached::attach(mount.as_fd(), place)
+    Attached::attach(mount.as_fd(), place.to_owned())
+}
+
+/// Whether the kernel lets us make device nodes: not in a user namespace (mknod(2)). Then `/dev` gets
+/// the machine's, by [`super::layout`]; the names are [`devices`].
+fn devices(mount: BorrowedFd<'_>) -> Result<(), Errno> {
+    let dev = open_directory(mount, "dev")?;
+    for (name, major, minor) in DEVICES {
+        let mode = Mode::from_bits_truncate(0o666);
+        match mknodat(&dev, name, SFlag::S_IFCHR, mode, makedev(major, minor)) {
+            Err(Errno::EPERM) => {
+                let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+                openat(&dev, name, flags, Mode::empty())?;
+            }
+            made => made?,
+        }
+    }
+    for (name, target) in DEVICE_LINKS {
+        symlinkat(target, &dev, name)?;
+    }
+    for name in ["shm", "pts"] {
+        make_directory(dev.as_fd(), name, 0o755)?;
+    }
+    Ok(())
 }
 
 /// The storage, attached at a path; unmounted when dropped.
@@ -311,11 +392,11 @@ const FRAME_INODES: u64 = 4096;
 /// More than any machine has.
 const UNLIMITED: u64 = 1 << 50;
 
-fn make_directory(at: BorrowedFd<'_>, name: &str, mode: u32) -> Result<(), Errno> {
+pub(super) fn make_directory(at: BorrowedFd<'_>, name: &str, mode: u32) -> Result<(), Errno> {
     mkdirat(at, name, Mode::from_bits_truncate(mode))
 }
 
-fn open_directory(at: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
+pub(super) fn open_directory(at: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
     openat(
         at,
         name,

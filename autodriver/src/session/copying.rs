@@ -39,7 +39,7 @@ pub(super) struct Put {
 
 impl Transfer {
     pub(super) fn start(task: &Task, slot: &Slot) -> Result<Transfer, Fault> {
-        let worker = transfer::start(task, slot.storage().job(), slot.uid())?;
+        let worker = transfer::start(task, slot.storage().job(), slot.identity())?;
         worker.set_nonblocking()?;
         Ok(Transfer { worker, stream_watched: false, ending_watched: false })
     }

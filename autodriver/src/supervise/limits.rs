@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use autodriver_protocol::{Cause, Layer};
 
+use super::watch::Watch;
 use crate::plan::Plan;
 use crate::sandbox::cgroup::Cgroup;
 use crate::sandbox::storage::{Storage, Use};
@@ -32,9 +33,27 @@ pub struct Limits {
     full_seen: (bool, bool),
 }
 
+/// What tells how much a job uses.
+#[derive(Debug)]
+pub struct Means<'a> {
+    /// The kernel's account.
+    pub cgroup: &'a Cgroup,
+    /// Where the job writes.
+    pub storage: &'a Storage,
+    /// The driver's own look, where there is no account.
+    pub watch: Option<&'a mut Watch>,
+}
+
+/// Bytes and inodes that the job may still write, as far as the driver sees; a limit of 0 is none.
+pub fn disk_left(watch: &Watch, plan: &Plan) -> (u64, u64) {
+    let (bytes, inodes) = watch.written();
+    let left = |limit: u64, used: u64| if limit == 0 { u64::MAX } else { limit.saturating_sub(used) };
+    (left(plan.disk, bytes), left(plan.inodes, inodes))
+}
+
 /// What the storage has no room for.
 pub fn full(usage: Option<Use>, plan: &Plan) -> (bool, bool) {
-    let limited = plan.applies(Layer::Disk);
+    let limited = plan.enforces(Layer::Disk);
     usage
         .filter(|_| limited)
         .map_or((false, false), |usage| (usage.bytes_left < PAGE, usage.inodes_left == 0))
@@ -73,7 +92,7 @@ impl Limits {
     }
 
     /// Which limit is passed, if any.
-    pub fn check(&mut self, now: Instant, plan: &Plan, cgroup: &Cgroup, storage: &Storage) -> Option<Cause> {
+    pub fn check(&mut self, now: Instant, plan: &Plan, means: Means<'_>) -> Option<Cause> {
         if now >= self.started + plan.wall {
             return Some(Cause::WallLimit);
         }
@@ -83,28 +102,47 @@ impl Limits {
         if now < self.next_sample {
             return None;
         }
+        let Means { cgroup, storage, mut watch } = means;
+        if let Some(watch) = watch.as_deref_mut() {
+            watch.look(now, plan.memory, storage);
+        }
+        let watch = watch.as_deref();
         let mut wait = SAMPLE_MAX;
-        if let Some((limit, used)) = plan.cpu.zip(cgroup.cpu_us()) {
+        let used = cgroup.cpu_us().or_else(|| watch.map(Watch::cpu_us));
+        if let Some((limit, used)) = plan.cpu.zip(used) {
             match limit.checked_sub(Duration::from_micros(used)).filter(|left| !left.is_zero()) {
                 None => return Some(Cause::CpuLimit),
                 // All processors together cannot use it up sooner.
                 Some(left) => wait = wait.min(left / u32::try_from(self.processors.max(1)).unwrap_or(1)),
             }
         }
-        if plan.applies(Layer::Memory) {
-            if cgroup.oom_kills() > 0 {
-                return Some(Cause::MemoryLimit);
+        let memory_left = match plan.enforces(Layer::Memory) {
+            true if cgroup.oom_kills() > 0 => return Some(Cause::MemoryLimit),
+            true => self.memory_left(plan, cgroup, storage),
+            false => watch
+                .filter(|_| plan.substitutes(Layer::Memory))
+                .map(|watch| plan.memory.saturating_sub(watch.memory())),
+        };
+        match memory_left {
+            Some(0) => return Some(Cause::MemoryLimit),
+            Some(left) => wait = wait.min(Duration::from_micros(left / FILL_RATE)),
+            None => {}
+        }
+        if let Some(watch) = watch.filter(|_| plan.substitutes(Layer::Disk)) {
+            let (bytes, inodes) = disk_left(watch, plan);
+            if bytes == 0 || inodes == 0 {
+                self.full_seen = (self.full_seen.0 | (bytes == 0), self.full_seen.1 | (inodes == 0));
+                return Some(Cause::DiskLimit);
             }
-            match self.memory_left(plan, cgroup, storage) {
-                Some(0) => return Some(Cause::MemoryLimit),
-                Some(left) => wait = wait.min(Duration::from_micros(left / FILL_RATE)),
-                None => {}
-            }
+            wait = wait.min(Watch::time_to_write(bytes));
         }
         if self.stays_full(now, plan, storage) {
             return Some(Cause::DiskLimit);
         }
         self.next_sample = now + wait.max(SAMPLE_MIN);
+        if let Some(watch) = watch {
+            self.next_sample = watch.next(now, wait.max(SAMPLE_MIN));
+        }
         None
     }
 

@@ -2,17 +2,13 @@
 //! owns the loop says which descriptor is ready and what time it is.
 
 pub mod output;
-pub mod limits;
-#[allow(dead_code, reason = "what stands in for a cgroup is not wired in yet")]
 pub mod tree;
-#[allow(dead_code, reason = "as above")]
-pub mod cpu_time;
-#[allow(dead_code, reason = "as above")]
-pub mod held;
-#[allow(dead_code, reason = "as above")]
-pub mod sampled;
-#[allow(dead_code, reason = "as above")]
-pub mod disk;
+mod cpu_time;
+mod held;
+mod sampled;
+mod disk;
+mod watch;
+pub mod limits;
 pub mod verdict;
 
 use std::os::fd::{AsFd, BorrowedFd};
@@ -24,6 +20,7 @@ use autodriver_protocol::{Cause, Layer};
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{waitid, Id, WaitPidFlag};
+use nix::unistd::Pid;
 
 use crate::fault::{Fault, Step};
 use crate::plan::Plan;
@@ -31,10 +28,12 @@ use crate::sandbox::cgroup::{Account, Cgroup};
 use crate::sandbox::report::Record;
 use crate::sandbox::spawn::Spawned;
 use crate::sandbox::storage::{Storage, Use};
+use crate::sandbox::Identity;
 use crate::sys::process::pidfd_send_signal;
-use limits::Limits;
+use limits::{Limits, Means};
 use output::{Capture, Drained};
 use verdict::{Ended, Happened};
+use watch::Watch;
 
 /// A set-up that takes longer than this is stuck.
 const SETUP_MAX: Duration = Duration::from_secs(30);
@@ -91,6 +90,8 @@ pub struct Job {
     plan: Plan,
     spawned: Spawned,
     cgroup: Cgroup,
+    /// Where something has to stand in for the cgroup, or for the PID namespace.
+    watch: Option<Watch>,
     processors: u64,
     phase: Phase,
     requested: Instant,
@@ -102,6 +103,8 @@ pub struct Job {
     stderr: Option<Stream>,
     happened: Happened,
     settled: Option<Settled>,
+    /// Processes that did not die when they were killed last.
+    unkilled: Vec<Pid>,
 }
 
 /// What is read when the last process has ended.
@@ -109,6 +112,25 @@ pub struct Job {
 struct Settled {
     account: Account,
     storage: Option<Use>,
+}
+
+/// What a job starts with.
+#[derive(Debug)]
+pub struct Start<'a> {
+    /// What it gets.
+    pub plan: Plan,
+    /// Its sandbox.
+    pub spawned: Spawned,
+    /// Its cgroup.
+    pub cgroup: Cgroup,
+    /// Whose uid it has.
+    pub identity: Identity,
+    /// Where it writes.
+    pub storage: &'a Storage,
+    /// When it was asked for.
+    pub requested: Instant,
+    /// How many processors it can use at once.
+    pub processors: u64,
 }
 
 /// The end of a job.
@@ -120,6 +142,8 @@ pub struct Outcome {
     pub account: Account,
     /// The cgroup, to be removed.
     pub cgroup: Cgroup,
+    /// Processes that could not be killed.
+    pub unkilled: Vec<Pid>,
     /// Of what was written.
     pub output: OutputReport,
     /// The plan it ran by.
@@ -134,15 +158,25 @@ pub struct Outcome {
 
 impl Job {
     /// Takes over a sandbox that was just started.
-    pub fn new(plan: Plan, spawned: Spawned, cgroup: Cgroup, requested: Instant, processors: u64) -> Job {
+    ///
+    /// # Errors
+    /// What has to be watched and cannot be.
+    pub fn new(start: Start<'_>) -> Result<Job, Fault> {
+        let Start { plan, spawned, cgroup, identity, storage, requested, processors } = start;
+        let watched = [Layer::Memory, Layer::Cpu, Layer::Disk, Layer::ProcessTree];
+        let watch = match watched.into_iter().any(|layer| plan.substitutes(layer)) {
+            true => Some(Watch::new(spawned.init.pid, identity, storage, Instant::now())?),
+            false => None,
+        };
         let cap = if plan.split { plan.output / 2 } else { plan.output };
         let stream = || Stream { capture: Capture::new(cap, plan.timestamps), open: true };
         let (stdout, stderr) = (stream(), plan.split.then(stream));
-        Job {
+        Ok(Job {
             phase: Phase::SettingUp { until: Instant::now() + SETUP_MAX },
             plan,
             spawned,
             cgroup,
+            watch,
             processors,
             requested,
             limits: None,
@@ -152,7 +186,8 @@ impl Job {
             stderr,
             happened: Happened::default(),
             settled: None,
-        }
+            unkilled: Vec::new(),
+        })
     }
 
     /// The descriptor of a source, if there is one.
@@ -218,8 +253,22 @@ impl Job {
         }
     }
 
-    fn settle(&self, storage: &Storage) -> Settled {
-        Settled { account: self.cgroup.account(), storage: storage.usage() }
+    fn settle(&mut self, storage: &Storage) -> Settled {
+        let mut account = self.cgroup.account();
+        if let Some(watch) = &mut self.watch {
+            watch.look_now(self.plan.memory, storage);
+            watch.complete(&mut account);
+        }
+        Settled { account, storage: storage.usage() }
+    }
+
+    /// Sends a signal to every process of the job. Returns how many there were.
+    fn signal(&mut self, signal: Signal) -> usize {
+        match &mut self.watch {
+            _ if self.cgroup.exists() => self.cgroup.signal(signal),
+            Some(watch) => watch.signal(signal),
+            None => 0,
+        }
     }
 
     fn init_died(&mut self, now: Instant, storage: &Storage) {
@@ -228,6 +277,10 @@ impl Job {
         self.records(now, storage);
         for source in [Source::Stdout, Source::Stderr] {
             while self.is_open(source) && self.drain_some(source, now) == Drained::More {}
+        }
+        if self.plan.applies(Layer::ProcessTree) && !self.plan.enforces(Layer::PidNamespace) {
+            // It may have been killed, with processes of the job still there.
+            self.kill();
         }
         self.over(now);
     }
@@ -281,7 +334,7 @@ impl Job {
         }
         self.happened.killed.get_or_insert(cause);
         let running = self.phase == Phase::Running;
-        if running && !self.plan.grace.is_zero() && self.cgroup.signal(Signal::SIGTERM) > 0 {
+        if running && !self.plan.grace.is_zero() && self.signal(Signal::SIGTERM) > 0 {
             self.phase = Phase::Terminating { until: now + self.plan.grace };
         } else {
             self.die(now);
@@ -298,11 +351,13 @@ impl Job {
         }
     }
 
-    fn kill(&self) {
-        if self.plan.applies(Layer::PidNamespace) {
+    fn kill(&mut self) {
+        if self.plan.enforces(Layer::PidNamespace) {
             let _ = pidfd_send_signal(self.spawned.init.pidfd.as_fd(), Signal::SIGKILL);
-        } else {
+        } else if self.cgroup.exists() {
             self.cgroup.signal(Signal::SIGKILL);
+        } else if let Some(watch) = &self.watch {
+            self.unkilled = watch.kill();
         }
     }
 
@@ -316,17 +371,21 @@ impl Job {
                 self.die(now);
             }
             Phase::Running => {
+                let means = Means { cgroup: &self.cgroup, storage, watch: self.watch.as_mut() };
                 let limits = self.limits.as_mut();
-                if let Some(cause) =
-                    limits.and_then(|limits| limits.check(now, &self.plan, &self.cgroup, storage))
-                {
+                if let Some(cause) = limits.and_then(|limits| limits.check(now, &self.plan, means)) {
                     self.end(cause, now);
+                }
+                if let Some(errno) = self.watch.as_ref().and_then(Watch::failure) {
+                    let fault = Fault::new(Step::Supervise, "look at the job's processes", errno);
+                    self.happened.fault.get_or_insert(fault);
+                    self.die(now);
                 }
             }
             Phase::Terminating { until } if now >= until => self.die(now),
             Phase::Dying { until } if now >= until => self.over(now),
             // In a PID namespace once is enough: init is dead, and nothing can be born without it.
-            Phase::Dying { .. } if !self.plan.applies(Layer::PidNamespace) => self.kill(),
+            Phase::Dying { .. } if !self.plan.enforces(Layer::PidNamespace) => self.kill(),
             _ => {}
         }
     }
@@ -336,7 +395,7 @@ impl Job {
         match self.phase {
             Phase::SettingUp { until } | Phase::Terminating { until } => Some(until),
             Phase::Running => self.limits.as_ref().map(|limits| limits.next(&self.plan)),
-            Phase::Dying { until } if self.plan.applies(Layer::PidNamespace) => Some(until),
+            Phase::Dying { until } if self.plan.enforces(Layer::PidNamespace) => Some(until),
             Phase::Dying { .. } => Some(now + KILL_AGAIN),
             Phase::Over => None,
         }
@@ -365,11 +424,20 @@ impl Job {
             None => self.settle(storage),
         };
         let seen = self.limits.as_ref().map_or((false, false), Limits::full_seen);
-        let (bytes, inodes) = limits::full(storage, &self.plan);
+        let (mut bytes, mut inodes) = limits::full(storage, &self.plan);
+        let mut pids_full = false;
+        if let Some(watch) = &self.watch {
+            if self.plan.substitutes(Layer::Disk) {
+                let left = limits::disk_left(watch, &self.plan);
+                (bytes, inodes) = (left.0 == 0, left.1 == 0);
+            }
+            // RLIMIT_NPROC counts nothing: that its job was seen at the limit is all there is to know.
+            pids_full = self.plan.substitutes(Layer::Pids) && watch.pids_peak() >= self.plan.pids;
+        }
         (self.happened.disk_full, self.happened.inodes_full) = (bytes, inodes);
         (self.happened.disk_seen_full, self.happened.inodes_seen_full) = (seen.0 | bytes, seen.1 | inodes);
         self.happened.oom_killed = account.oom_kills > 0;
-        self.happened.forks_refused = account.forks_refused > 0;
+        self.happened.forks_refused = account.forks_refused > 0 || pids_full;
         self.happened.output_over = self.output_is_over();
         let (rest, first) = self.stdout.capture.finish();
         let (rest_err, second) = self.stderr.as_mut().map(|stream| stream.capture.finish()).unzip();
@@ -386,6 +454,7 @@ impl Job {
             happened: self.happened,
             account,
             cgroup: self.cgroup,
+            unkilled: self.unkilled,
             output,
             plan: self.plan,
             setup: over_at.saturating_duration_since(self.requested).saturating_sub(run),

@@ -17,6 +17,16 @@ pub mod attr {
     pub const NODEV: u64 = 0x4;
     /// Nothing can be executed.
     pub const NOEXEC: u64 = 0x8;
+    /// What everything has that the job is only shown.
+    pub const FROZEN: u64 = RDONLY | NOSUID | NODEV;
+
+    /// Their names, as mount(8) writes them.
+    pub fn names(attributes: u64) -> Vec<&'static str> {
+        let access = if attributes & RDONLY == 0 { "rw" } else { "ro" };
+        let others = [(NOSUID, "nosuid"), (NODEV, "nodev"), (NOEXEC, "noexec")];
+        let set = others.into_iter().filter(|(bit, _)| attributes & bit != 0).map(|(_, name)| name);
+        [access].into_iter().chain(set).collect()
+    }
 }
 
 const OPEN_TREE_CLONE: libc::c_uint = 1;

@@ -67,15 +67,16 @@ pub unsafe fn clone3(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<
     }
     // SAFETY: `args` has the layout of struct clone_args up to `cgroup` and the size says so;
     // `pidfd` outlives the call. Without CLONE_VM and a stack the child is a copy, as with fork.
-    let pid = match check(unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) })
-    {
-        // Docker's filter says so, because it cannot look into `args`; clone(2) it lets through.
+    let made = check(unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) });
+    let pid = match made {
+        // What container engines answer, so that their filters can see the flags of clone(2).
         Err(Errno::ENOSYS) if cgroup.is_none() => {
             let flags = args.flags | args.exit_signal;
-            // SAFETY: as above; with CLONE_PIDFD the third argument is where the descriptor goes.
+            // SAFETY: as above; clone(2) stores the pidfd where it would store the parent's tid, and
+            // its last two arguments are null in whatever order a machine has them.
             check(unsafe { libc::syscall(libc::SYS_clone, flags, 0, &raw mut pidfd, 0, 0) })?
         }
-        result => result?,
+        made => made?,
     };
     if pid == 0 {
         return Ok(Forked::Child);
@@ -83,6 +84,13 @@ pub unsafe fn clone3(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<
     // SAFETY: the kernel stored a new descriptor, owned by nobody else, in `pidfd`.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     Ok(Forked::Parent(Child { pid: Pid::from_raw(i32::try_from(pid).unwrap_or(-1)), pidfd }))
+}
+
+/// Whether clone3(2) is to be had, and with it a birth inside a cgroup.
+pub fn has_clone3() -> bool {
+    // SAFETY: a size of 0 is refused (EINVAL) before anything is read.
+    let result = unsafe { libc::syscall(libc::SYS_clone3, std::ptr::null::<CloneArgs>(), 0) };
+    check(result) != Err(Errno::ENOSYS)
 }
 
 /// Ends this process at once: no destructor, no buffer, no handler of the parent's image runs.
@@ -163,24 +171,37 @@ pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: Signal) -> Result<(), Er
     check(result).map(drop)
 }
 
-/// SECBIT_NOROOT, NO_SETUID_FIXUP, NO_CAP_AMBIENT_RAISE, and the lock of each and of KEEP_CAPS.
-const SECUREBITS: libc::c_ulong = 0b1110_1111;
+/// The bits of securebits(7) that are set.
+pub const SECUREBITS: [(&str, libc::c_ulong); 7] = [
+    ("noroot", 1 << 0),
+    ("noroot_locked", 1 << 1),
+    ("no_setuid_fixup", 1 << 2),
+    ("no_setuid_fixup_locked", 1 << 3),
+    ("keep_caps_locked", 1 << 5),
+    ("no_cap_ambient_raise", 1 << 6),
+    ("no_cap_ambient_raise_locked", 1 << 7),
+];
+
+fn securebits() -> libc::c_ulong {
+    SECUREBITS.iter().map(|(_, bit)| bit).sum()
+}
 
 /// Sets and locks securebits(7): uid 0 gives no capabilities, now or after any exec.
 pub fn lock_securebits() -> Result<(), Errno> {
     // SAFETY: PR_SET_SECUREBITS takes a number.
-    check(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, SECUREBITS, 0, 0, 0) }.into()).map(drop)
+    check(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, securebits(), 0, 0, 0) }.into()).map(drop)
 }
 
 /// Whether [`lock_securebits`] is in force, as the kernel says.
 pub fn securebits_are_locked() -> Result<bool, Errno> {
     // SAFETY: PR_GET_SECUREBITS takes no argument.
     let bits = check(unsafe { libc::prctl(libc::PR_GET_SECUREBITS, 0, 0, 0, 0) }.into())?;
-    Ok(libc::c_ulong::try_from(bits) == Ok(SECUREBITS))
+    Ok(libc::c_ulong::try_from(bits) == Ok(securebits()))
 }
 
 /// Gives this process a new, empty session keyring, so that it possesses none of its parent's
-/// keys. ENOSYS (kernel without keys) is no error: there is nothing to possess.
+/// keys. ENOSYS (kernel without keys) is no error, there is nothing to possess; nor is the EPERM of a
+/// container's filter, which answers it to the job as well.
 pub fn join_new_session_keyring() -> Result<(), Errno> {
     const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
     // SAFETY: a null name asks for an anonymous keyring.
@@ -188,7 +209,7 @@ pub fn join_new_session_keyring() -> Result<(), Errno> {
         libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>())
     };
     match check(result) {
-        Ok(_) | Err(Errno::ENOSYS) => Ok(()),
+        Ok(_) | Err(Errno::ENOSYS | Errno::EPERM) => Ok(()),
         Err(errno) => Err(errno),
     }
 }

@@ -27,6 +27,8 @@
 
 use std::collections::HashMap;
 
+use super::bpf::{AND, DATA_ARCH, DATA_ARGUMENTS, DATA_NUMBER};
+use super::bpf::{JUMP, JUMP_EQUAL, JUMP_GREATER_EQUAL, LOAD, RETURN};
 use super::table::{Answer, Policy, Rule, Test};
 
 /// `struct sock_filter` of linux/filter.h.
@@ -37,20 +39,6 @@ pub(crate) struct Instruction {
     pub(crate) jf: u8,
     pub(crate) k: u32,
 }
-
-/// Instruction codes: class, size or operation, and source (linux/bpf_common.h).
-pub(crate) const LOAD: u16 = 0x20;
-pub(crate) const AND: u16 = 0x54;
-pub(crate) const JUMP: u16 = 0x05;
-pub(crate) const JUMP_EQUAL: u16 = 0x15;
-pub(crate) const JUMP_GREATER_EQUAL: u16 = 0x35;
-pub(crate) const RETURN: u16 = 0x06;
-
-/// Offsets into `struct seccomp_data`; arguments are 64 bits wide, and all
-/// architectures with a table here are little-endian, low half first.
-pub(crate) const DATA_NUMBER: u32 = 0;
-pub(crate) const DATA_ARCH: u32 = 4;
-pub(crate) const DATA_ARGUMENTS: u32 = 16;
 
 /// One ABI a program may come from: its `AUDIT_ARCH_*` and its call numbers.
 #[derive(Debug)]

@@ -36,6 +36,8 @@
 
 #![forbid(unsafe_code)]
 
+mod bpf;
+mod disassemble;
 #[cfg(test)]
 mod compile;
 #[cfg(test)]
@@ -45,9 +47,10 @@ mod tests;
 
 use nix::errno::Errno;
 use seccompiler::sock_filter;
+use serde::Serialize;
 
 /// One row of the policy, as a reader of `autodriver explain` wants it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Row {
     /// The system call.
     pub name: &'static str,
@@ -55,14 +58,14 @@ pub struct Row {
     pub answer: &'static str,
     /// Empty, or `unless ...` or `when ...`: the calls `answer` is for. The
     /// others are allowed.
+    #[serde(skip_serializing_if = "str::is_empty")]
     pub condition: &'static str,
     /// Why.
     pub reason: &'static str,
 }
 
-/// Whether the machine's own ABI, and the 32-bit one, have a call of that name.
-type Native = bool;
-type Abi32 = bool;
+/// The number of a call in the machine's own ABI, and in the 32-bit one, if it is there.
+type Number = Option<u32>;
 
 include!(concat!(env!("OUT_DIR"), "/seccomp.rs"));
 
@@ -73,6 +76,34 @@ pub fn job_filter(abi32: bool) -> &'static [sock_filter] {
         &JOB_ABI32
     } else {
         &JOB
+    }
+}
+
+/// What stands before the filter of a job. The strictest answer counts (seccomp(2)).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Before {
+    /// No sockets but AF_UNIX, for want of a network namespace.
+    pub offline: bool,
+    /// Nobody else's limits and scheduling, for want of a uid of its own.
+    pub shared: bool,
+}
+
+impl Before {
+    fn all(self) -> impl Iterator<Item = (&'static [sock_filter], &'static [(Row, Number, Number)])> {
+        let offline = self.offline.then_some((&OFFLINE[..], &OFFLINE_ROWS[..]));
+        let shared = self.shared.then_some((&SHARED[..], &SHARED_ROWS[..]));
+        offline.into_iter().chain(shared)
+    }
+
+    /// The filters, in the order in which they are loaded.
+    pub fn filters(self) -> impl Iterator<Item = &'static [sock_filter]> {
+        self.all().map(|(filter, _)| filter)
+    }
+
+    /// The row that answers, instead of the one of the job's policy.
+    fn row(self, row: &Row) -> Row {
+        let mut rows = self.all().flat_map(|(_, rows)| rows);
+        rows.find(|(before, ..)| before.name == row.name).map_or(*row, |(before, ..)| *before)
     }
 }
 
@@ -96,8 +127,49 @@ pub fn install(filter: &[sock_filter]) -> Result<(), Errno> {
     })
 }
 
-/// The policy of a job, for people. Every number not named gets ENOSYS.
-#[allow(dead_code, reason = "for `autodriver explain`")]
-pub fn describe(abi32: bool) -> impl Iterator<Item = Row> {
-    ROWS.iter().filter(move |(_, native, i386)| *native || abi32 && *i386).map(|(row, ..)| *row)
+/// The filter of a job, for people.
+#[derive(Debug, Serialize)]
+pub struct Described {
+    /// The ABIs whose calls are looked up; a call of any other kills the process.
+    pub abis: Vec<&'static str>,
+    /// The answer to every number that is not named.
+    pub default: String,
+    /// The rest.
+    pub rows: Vec<Row>,
+    /// How long the program is.
+    pub instructions: usize,
+    /// The program itself, where it is asked for: [`disassemble_job`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bpf: Option<Vec<String>>,
+}
+
+/// Describes the filter of a job, and what stands before it.
+pub fn describe(abi32: bool, before: Before) -> Described {
+    let i386 = (abi32 && NATIVE == bpf::ARCH_X86_64).then_some(bpf::ARCH_I386);
+    let rows = ROWS.iter().filter(|(_, native, other)| native.is_some() || i386.is_some() && other.is_some());
+    Described {
+        abis: [NATIVE].into_iter().chain(i386).filter_map(disassemble::arch_name).collect(),
+        default: disassemble::answer(DEFAULT),
+        rows: rows.map(|(row, ..)| before.row(row)).collect(),
+        instructions: job_filter(abi32).len(),
+        bpf: None,
+    }
+}
+
+/// The programs themselves, in the order in which they are loaded: one line for each instruction, and an
+/// empty one between two.
+pub fn disassemble_job(abi32: bool, before: Before) -> Vec<String> {
+    let lines = |filter: &[sock_filter]| disassemble::disassemble(filter, name);
+    let before = before.filters().flat_map(|filter| lines(filter).into_iter().chain([String::new()]));
+    before.chain(lines(job_filter(abi32))).collect()
+}
+
+/// The call of that number.
+fn name(arch: u32, number: u32) -> Option<&'static str> {
+    let found = ROWS.iter().find(|(_, native, i386)| match arch {
+        NATIVE => *native == Some(number),
+        bpf::ARCH_I386 => *i386 == Some(number),
+        _ => false,
+    });
+    found.map(|(row, ..)| row.name)
 }

@@ -4,6 +4,8 @@
 //! [`compile`](super::compile) run in the build script and in the tests; the
 //! program itself carries only the compiled filters.
 
+use super::bpf::{RETURN_ALLOW, RETURN_ERRNO, RETURN_KILL_PROCESS};
+
 /// What the kernel does with a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Answer {
@@ -20,9 +22,9 @@ impl Answer {
     /// The answer as the return value of a filter, see seccomp(2).
     pub(crate) fn code(self) -> u32 {
         match self {
-            Answer::Allow => 0x7fff_0000,
-            Answer::Errno(number) => 0x0005_0000 | u32::from(number),
-            Answer::Kill => 0x8000_0000,
+            Answer::Allow => RETURN_ALLOW,
+            Answer::Errno(number) => RETURN_ERRNO | u32::from(number),
+            Answer::Kill => RETURN_KILL_PROCESS,
         }
     }
 

@@ -34,26 +34,15 @@ pub fn places() -> Vec<PathBuf> {
     ABOVE.iter().flat_map(below).map(|entry| entry.path()).filter(open).collect()
 }
 
-/// Everything that the uid owns in these places, each tree by its top.
+/// Removes everything that the uid owns in these places, but for what is in `except`: the storage that
+/// it was given. The uid must have no process any more. What could not be removed is in the result.
 ///
 /// # Errors
 /// The place or directory that could not be looked through, and why.
-pub fn files_of(uid: u32, places: &[PathBuf]) -> Result<Vec<PathBuf>, Left> {
-    let mut found = Vec::new();
-    for place in places {
-        Search { uid, budget: BUDGET }.place(place, &mut |_, _, path| found.push(path))?;
-    }
-    Ok(found)
-}
-
-/// Removes it. The uid must have no process any more.
-///
-/// # Errors
-/// As [`files_of`]. What could not be removed is in the result.
-pub fn remove_files_of(uid: u32, places: &[PathBuf]) -> Result<Vec<Left>, Left> {
+pub fn remove_files_of(uid: u32, places: &[PathBuf], except: Option<&Path>) -> Result<Vec<Left>, Left> {
     let mut left = Vec::new();
     for place in places {
-        Search { uid, budget: BUDGET }.place(place, &mut |directory, name, path| {
+        Search { uid, budget: BUDGET, except }.place(place, &mut |directory, name, path| {
             let above = path.parent().map(Path::to_owned).unwrap_or_default();
             let remaining = remove_tree(directory, name, Some(uid));
             left.extend(remaining.into_iter().map(|rest| Left { path: above.join(rest.path), ..rest }));
@@ -69,15 +58,16 @@ struct Level {
     below: Vec<CString>,
 }
 
-struct Search {
+struct Search<'a> {
     uid: u32,
     budget: u64,
+    except: Option<&'a Path>,
 }
 
 /// What to do with a file of the uid's: the directory, the name in it, the path for people.
 type Found<'a> = &'a mut dyn FnMut(BorrowedFd<'_>, &CStr, PathBuf);
 
-impl Search {
+impl Search<'_> {
     fn place(&mut self, place: &Path, found: Found<'_>) -> Result<(), Left> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
@@ -119,6 +109,9 @@ impl Search {
         let mut below = Vec::new();
         for (name, _) in names {
             self.budget = self.budget.checked_sub(1).ok_or_else(|| failed(Errno::E2BIG))?;
+            if self.except.is_some_and(|except| except == joined(&path, &name)) {
+                continue;
+            }
             match fstatat(directory.as_fd(), name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
                 Ok(stat) if stat.st_uid == self.uid => {
                     found(directory.as_fd(), &name, joined(&path, &name));
@@ -150,6 +143,16 @@ mod tests {
     /// Names for the files of the test only; nobody has to hold it.
     const UID: u32 = 59_998;
 
+    /// Everything that the uid owns, each tree by its top.
+    fn files_of(uid: u32, places: &[PathBuf]) -> Result<Vec<PathBuf>, Left> {
+        let mut found = Vec::new();
+        for place in places {
+            let mut search = Search { uid, budget: BUDGET, except: None };
+            search.place(place, &mut |_, _, path| found.push(path))?;
+        }
+        Ok(found)
+    }
+
     #[test]
     fn places_are_open_to_everybody() {
         let places = places();
@@ -174,6 +177,8 @@ mod tests {
         make("closed", 0o700, 0);
         make("closed/unreachable", 0o777, UID);
         make("its", 0o777, UID);
+        make("others/kept", 0o755, 0);
+        make("others/kept/its", 0o700, UID);
         make("its/foreign", 0o755, 0);
         fs::write(place.join("file"), "").expect("write");
         symlink("others", place.join("link")).expect("symlink");
@@ -183,16 +188,18 @@ mod tests {
         let places = [place.clone(), place.join("link"), place.join("nothing")];
         let mut found = files_of(UID, &places).expect("it looks");
         found.sort();
-        let expected = ["file", "its", "link", "others/open/its"].map(|name| place.join(name));
+        let expected =
+            ["file", "its", "link", "others/kept/its", "others/open/its"].map(|name| place.join(name));
         assert_eq!(found, expected);
-        let left = remove_files_of(UID, &places).expect("it looks");
-        let rest = files_of(UID, &places).expect("it looks");
+        let left = remove_files_of(UID, &places, Some(&place.join("others/kept"))).expect("it looks");
+        let mut rest = files_of(UID, &places).expect("it looks");
+        rest.sort();
         let exists = |name: &str| place.join(name).symlink_metadata().is_ok();
-        let stays = ["others/open", "closed/unreachable", "its/foreign"].map(exists);
+        let stays = ["others/open", "others/kept/its", "closed/unreachable", "its/foreign"].map(exists);
         let gone = ["file", "link", "others/open/its"].map(exists);
         fs::remove_dir_all(&place).expect("it is removed");
         assert_eq!(left, [Left { path: place.join("its/foreign"), why: Errno::EPERM }]);
-        assert_eq!(rest, [place.join("its")]);
-        assert_eq!((stays, gone), ([true; 3], [false; 3]));
+        assert_eq!(rest, [place.join("its"), place.join("others/kept/its")]);
+        assert_eq!((stays, gone), ([true; 4], [false; 3]));
     }
 }

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use super::super::compile::compile;
 use super::super::table::{Answer, Rule};
 use super::interpreter::{run, Call};
-use super::{abi, job, number, AARCH64, I386, X86_64};
+use super::{abi, job, number, offline, shared, AARCH64, I386, X86_64};
 use super::{EAFNOSUPPORT, EINVAL, EPERM};
 
 const ALLOW: Answer = Answer::Allow;
@@ -34,6 +34,7 @@ const CASES: &[Case] = &[
         | libc::CLONE_THREAD | libc::CLONE_SYSVSEM | libc::CLONE_SETTLS
         | libc::CLONE_PARENT_SETTID | libc::CLONE_CHILD_CLEARTID) as u64)], ALLOW),
     ("clone", &[(0, HIGH | libc::SIGCHLD as u64)], ALLOW),
+    ("clone", &[(0, (libc::CLONE_VFORK | libc::SIGCHLD) as u64)], EPERM),
     ("clone", &[(0, libc::CLONE_NEWNS as u64)], EPERM),
     ("clone", &[(0, libc::CLONE_NEWCGROUP as u64)], EPERM),
     ("clone", &[(0, libc::CLONE_NEWUTS as u64)], EPERM),
@@ -193,5 +194,44 @@ fn calls_the_design_relies_on_get_their_answer() {
     }
     for name in ["socketcall", "ipc"] {
         assert_eq!(answer(&i386, name), super::ENOSYS.code(), "{name}");
+    }
+}
+
+#[test]
+fn without_a_network_only_local_sockets_are_let_through() {
+    let (x86_64, i386) = (abi(X86_64), abi(I386));
+    let program = compile(&offline(), &[&x86_64, &i386]);
+    for abi in [&x86_64, &i386] {
+        let socket = |family: i32| {
+            let mut arguments = [0; 6];
+            arguments[0] = HIGH | family as u64;
+            run(&program, &Call { number: number(abi, "socket").expect("socket"), arch: abi.arch, arguments })
+        };
+        assert_eq!(socket(libc::AF_UNIX), ALLOW.code());
+        for family in [libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK, libc::AF_PACKET, libc::AF_VSOCK] {
+            assert_eq!(socket(family), EAFNOSUPPORT.code(), "{family}");
+        }
+        let other =
+            Call { number: number(abi, "execve").expect("execve"), arch: abi.arch, arguments: [0; 6] };
+        assert_eq!(run(&program, &other), ALLOW.code());
+    }
+}
+
+#[test]
+fn with_a_shared_uid_only_the_callers_own_limits_are_let_through() {
+    let (x86_64, i386) = (abi(X86_64), abi(I386));
+    let program = compile(&shared(), &[&x86_64, &i386]);
+    for abi in [&x86_64, &i386] {
+        let call = |name, first: u64, second: u64| {
+            let arguments = [HIGH | first, HIGH | second, 0, 0, 0, 0];
+            run(&program, &Call { number: number(abi, name).expect(name), arch: abi.arch, arguments })
+        };
+        for name in ["prlimit64", "setpriority", "sched_setaffinity", "sched_setparam", "sched_setscheduler"]
+        {
+            assert_eq!(call(name, 0, 0), ALLOW.code(), "{name}");
+            assert_eq!(call(name, 7, 0), EPERM.code(), "{name}");
+        }
+        assert_eq!(call("setpriority", 0, 7), EPERM.code());
+        assert_eq!(call("kill", 7, 9), ALLOW.code(), "Landlock's");
     }
 }

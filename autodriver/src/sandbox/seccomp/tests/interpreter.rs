@@ -1,9 +1,8 @@
 //! Runs a BPF program the way the kernel would, checking what it checks.
 
-use super::super::compile::{
-    Instruction, AND, DATA_ARCH, DATA_ARGUMENTS, DATA_NUMBER, JUMP, JUMP_EQUAL, JUMP_GREATER_EQUAL, LOAD,
-    RETURN,
-};
+use super::super::bpf::{AND, DATA_ARCH, DATA_ARGUMENTS, DATA_NUMBER};
+use super::super::bpf::{JUMP, JUMP_EQUAL, JUMP_GREATER_EQUAL, LOAD, RETURN};
+use super::super::compile::Instruction;
 
 /// `struct seccomp_data` without the instruction pointer, which no rule reads.
 #[derive(Clone, Copy, Debug)]

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::super::table::{parse_policy, Answer, Rule};
+use super::super::Before;
 use super::super::{describe, Row};
 use super::{abi, init, job, number, AARCH64, BASELINE, I386, X86_64};
 
@@ -122,7 +123,7 @@ fn twins_of_32_bit_programs_have_the_same_rule() {
 #[test]
 fn descriptions_are_the_rows_and_each_has_a_reason() {
     let policy = job();
-    let described: Vec<Row> = describe(true).collect();
+    let described: Vec<Row> = describe(true, Before::default()).rows;
     for row in &described {
         let written = policy.rows.iter().find(|other| other.name == row.name);
         let written = written.unwrap_or_else(|| panic!("{row:?} is not in the table"));
@@ -131,9 +132,24 @@ fn descriptions_are_the_rows_and_each_has_a_reason() {
         assert_eq!(row.reason, written.reason);
         assert!(!row.reason.is_empty(), "{row:?}");
     }
-    let names = |abi32| describe(abi32).map(|row| row.name).collect::<BTreeSet<_>>();
+    let names = |abi32| {
+        describe(abi32, Before::default()).rows.into_iter().map(|row| row.name).collect::<BTreeSet<_>>()
+    };
     assert!(!names(false).contains("socketcall"));
     assert_eq!(names(true).contains("socketcall"), cfg!(target_arch = "x86_64"));
+}
+
+#[test]
+fn what_stands_before_a_job_answers_first() {
+    let row = |before, name| describe(false, before).rows.into_iter().find(|row| row.name == name);
+    let none = Before::default();
+    let (offline, shared) = (Before { offline: true, ..none }, Before { shared: true, ..none });
+    assert!(row(none, "socket").is_some_and(|row| row.condition.contains("arg0=1|2|10")));
+    assert!(row(offline, "socket").is_some_and(|row| row.condition == "unless arg0=1"));
+    assert!(row(none, "prlimit64").is_some_and(|row| row.answer == "allow"));
+    assert!(row(shared, "prlimit64").is_some_and(|row| row.condition == "unless arg0=0"));
+    let rows = |before| describe(false, before).rows.len();
+    assert_eq!(rows(Before { offline: true, shared: true }), rows(none));
 }
 
 #[test]

@@ -1,0 +1,138 @@
+//! What the kernel says of the job before it is executed. Not every call that takes something away
+//! reports that it did not: setgroups(2) in a user namespace, capability sets under securebits, a
+//! filter that a container's own filter answered for. A difference is a fault of the set-up.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+
+use nix::errno::Errno;
+
+use super::prepare::Prepared;
+use super::privileges::Identity;
+use super::{on, Failed};
+use crate::sys::process::securebits_are_locked;
+
+/// The acts, for messages; indices below. What is wrong is said by the field of proc_pid_status(5).
+pub(super) const ACTS: [&str; 6] = [
+    "read back the job's status",
+    "read back Uid and Gid: they are not the job's",
+    "read back Groups: they are not empty",
+    "read back CapInh, CapPrm, CapEff, CapBnd, CapAmb and securebits: they are not empty and locked",
+    "read back NoNewPrivs: it is not set",
+    "read back Seccomp: the filters are not in force",
+];
+
+const DIFFERS: Errno = Errno::EPERM;
+
+/// Last, when nothing changes any more.
+pub(super) fn apply(prepared: &Prepared) -> Result<(), Failed> {
+    let mut text = String::new();
+    match File::open("/proc/self/status").and_then(|mut file| file.read_to_string(&mut text)) {
+        Ok(_) => {}
+        // An image without /proc, and no mount namespace in which the job got one: nothing to read.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(on(0)(crate::fault::errno_of(&error))),
+    }
+    compare(&Status(&text), prepared.expected())
+}
+
+/// What the status has to say.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Expected {
+    pub(super) identity: Identity,
+    pub(super) no_new_privs: bool,
+    /// Filters in force, the container's and ours; `None` without ours.
+    pub(super) filters: Option<u32>,
+}
+
+fn compare(status: &Status<'_>, expected: Expected) -> Result<(), Failed> {
+    let check = |index: usize, holds: bool| if holds { Ok(()) } else { Err(on(index)(DIFFERS)) };
+    if let Identity::Own(id) = expected.identity {
+        let id = id.to_string();
+        let all = |key: &str| status.words(key).count() == 4 && status.words(key).all(|word| word == id);
+        check(1, all("Uid:") && all("Gid:"))?;
+        check(2, status.words("Groups:").next().is_none())?;
+    }
+    if expected.identity != Identity::Callers {
+        let empty = |key: &str| status.words(key).all(|hex| hex.bytes().all(|digit| digit == b'0'));
+        let sets = ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"];
+        check(3, sets.into_iter().all(empty) && securebits_are_locked().unwrap_or(false))?;
+    }
+    check(4, !expected.no_new_privs || status.words("NoNewPrivs:").eq(["1"]))?;
+    if let Some(count) = expected.filters {
+        // The count is there since Linux 5.9.
+        let counted = status.words("Seccomp_filters:").next().is_none_or(|word| word == count.to_string());
+        check(5, status.words("Seccomp:").eq(["2"]) && counted)?;
+    }
+    Ok(())
+}
+
+/// The text of proc_pid_status(5).
+struct Status<'a>(&'a str);
+
+impl<'a> Status<'a> {
+    fn words(&self, key: &str) -> impl Iterator<Item = &'a str> + use<'a> {
+        let line = self.0.lines().find_map(|line| line.strip_prefix(key));
+        line.unwrap_or("").split_whitespace()
+    }
+}
+
+/// Whether the job is in the cgroup directory of that name, in every hierarchy where it has one. The
+/// paths are relative to the cgroup namespace, which is still the driver's: cgroup_namespaces(7).
+pub(super) fn is_in_cgroup(name: &str, hierarchies: usize) -> Result<(), Errno> {
+    let text = match std::fs::read_to_string("/proc/self/cgroup") {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(crate::fault::errno_of(&error)),
+    };
+    let inside = text.lines().filter(|line| line.ends_with(&format!("/{name}"))).count();
+    if inside >= hierarchies {
+        Ok(())
+    } else {
+        Err(DIFFERS)
+    }
+}
+
+/// The inode of a namespace of ours, which is its name: namespaces(7). `None` where there is no /proc.
+pub(super) fn namespace(name: &str) -> Option<u64> {
+    std::fs::metadata(format!("/proc/self/ns/{name}")).ok().map(|file| file.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str =
+        "Name:\tx\nUid:\t7\t7\t7\t7\nGid:\t7\t7\t7\t7\nGroups:\t \nCapInh:\t0000000000000000\n\
+        CapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nCapBnd:\t0000000000000000\n\
+        CapAmb:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t2\n";
+
+    fn index(text: &str, identity: Identity) -> Option<u16> {
+        let expected = Expected { identity, no_new_privs: true, filters: Some(2) };
+        compare(&Status(text), expected).err().map(|failed| failed.index)
+    }
+
+    #[test]
+    fn each_difference_is_found() {
+        let own = Identity::Own(7);
+        // The test's own securebits are not locked, which is the one difference left.
+        assert_eq!(index(GOOD, own), Some(3));
+        assert_eq!(index(GOOD, Identity::Callers), None);
+        for (from, to, number) in [
+            ("Uid:\t7\t7\t7\t7", "Uid:\t7\t7\t0\t7", 1),
+            ("Gid:\t7\t7\t7\t7", "Gid:\t7\t0\t7\t7", 1),
+            ("Groups:\t ", "Groups:\t27 ", 2),
+        ] {
+            assert_eq!(index(&GOOD.replace(from, to), own), Some(number), "{to}");
+        }
+        for (from, to, number) in [
+            ("NoNewPrivs:\t1", "NoNewPrivs:\t0", 4),
+            ("Seccomp:\t2", "Seccomp:\t0", 5),
+            ("Seccomp_filters:\t2", "Seccomp_filters:\t1", 5),
+        ] {
+            assert_eq!(index(&GOOD.replace(from, to), Identity::Callers), Some(number), "{to}");
+        }
+        assert_eq!(index(&GOOD.replace("Seccomp_filters:\t2\n", ""), Identity::Callers), None, "Linux 5.8");
+    }
+}

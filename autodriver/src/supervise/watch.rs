@@ -1,0 +1,175 @@
+//! What stands in for cgroups and PID namespaces: the driver looks at the job's processes and files
+//! itself, and ends what is left of them itself.
+//!
+//! Every look costs time, so that the next one comes when a limit could be passed, but not so soon
+//! that looking takes more than a tenth of one processor.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use nix::time::{clock_gettime, ClockId};
+use nix::unistd::Pid;
+
+use super::disk::{disk, Disk};
+use super::sampled::{Sample, Sampler};
+use super::tree::Tree;
+use crate::fault::{Fault, Step};
+use crate::sandbox::cgroup::Account;
+use crate::sandbox::storage::Storage;
+use crate::sandbox::sweep::processes::{kill_descendants, kill_uid};
+use crate::sandbox::Identity;
+use crate::sys::process::{pidfd_open, pidfd_send_signal};
+use crate::uids;
+
+/// Shortest time between two looks.
+const LOOK_MIN: Duration = Duration::from_millis(2);
+/// Time between two looks, in terms of what one took.
+const LOOK_SHARE: u32 = 10;
+/// How fast a disk can be filled, bytes for each microsecond: a generous bound for the page cache.
+const WRITE_RATE: u64 = 2048;
+/// Files and directories looked at in one walk; the limit of inodes is below that by default.
+const WALK_MAX: u64 = 1 << 20;
+
+/// The driver's own look at a job.
+#[derive(Debug)]
+pub struct Watch {
+    sampler: Sampler,
+    init: Pid,
+    /// The job's uid, if it has one of its own.
+    uid: Option<u32>,
+    sample: Sample,
+    /// In the storage before the job, and at the last look.
+    before: Disk,
+    disk: Disk,
+    next: Instant,
+    failure: Option<Errno>,
+}
+
+impl Watch {
+    /// Starts to watch the processes below `init`, and a plain storage.
+    ///
+    /// # Errors
+    /// If /proc cannot be read.
+    pub fn new(init: Pid, identity: Identity, storage: &Storage, now: Instant) -> Result<Watch, Fault> {
+        let uid = match identity {
+            Identity::Own(uid) => Some(uid),
+            Identity::Confined | Identity::Callers => None,
+        };
+        let tree = Tree::new(init, uid.filter(|uid| uids::is_leasable(*uid))).map_err(|errno| {
+            let act = "watch the job's processes, for want of a cgroup: open /proc";
+            Fault::new(Step::Supervise, act, errno)
+        })?;
+        let before = written(storage);
+        let sampler = Sampler::new(tree, uid);
+        Ok(Watch {
+            sampler,
+            init,
+            uid,
+            sample: Sample::default(),
+            before,
+            disk: before,
+            next: now,
+            failure: None,
+        })
+    }
+
+    /// Looks, if it is time to. Memory is counted exactly only above `memory` bytes.
+    pub fn look(&mut self, now: Instant, memory: u64, storage: &Storage) {
+        if now >= self.next {
+            let before = cpu_time();
+            self.look_now(memory, storage);
+            // Not the time that passed: a driver that has to wait for a processor must look all the sooner.
+            let took = cpu_time().saturating_sub(before);
+            self.next = Instant::now() + (took * LOOK_SHARE).max(LOOK_MIN);
+        }
+    }
+
+    /// Looks.
+    pub fn look_now(&mut self, memory: u64, storage: &Storage) {
+        match self.sampler.sample(memory) {
+            Ok(sample) => self.sample = sample,
+            Err(errno) => self.failure = Some(errno),
+        }
+        self.disk = written(storage);
+    }
+
+    /// Why the last look saw nothing, if it did: then no limit holds.
+    pub fn failure(&self) -> Option<Errno> {
+        self.failure
+    }
+
+    /// When to look again at the latest, if it is `wait` until a limit can be passed.
+    pub fn next(&self, now: Instant, wait: Duration) -> Instant {
+        self.next.max(now + wait)
+    }
+
+    /// CPU time of the job so far, microseconds: a lower bound.
+    pub fn cpu_us(&self) -> u64 {
+        self.sample.cpu_us()
+    }
+
+    /// Bytes of memory in use.
+    pub fn memory(&self) -> u64 {
+        self.sample.memory
+    }
+
+    /// Bytes and inodes that the job has on disk beyond what was there before it.
+    pub fn written(&self) -> (u64, u64) {
+        let bytes = self.disk.bytes.saturating_sub(self.before.bytes);
+        let inodes = self.disk.inodes.saturating_sub(self.before.inodes);
+        (bytes + self.sample.unlinked_bytes, inodes + self.sample.unlinked_inodes)
+    }
+
+    /// How long it takes at least to write so many bytes.
+    pub fn time_to_write(bytes: u64) -> Duration {
+        Duration::from_micros(bytes / WRITE_RATE)
+    }
+
+    /// Fills in what the kernel has not counted. A figure of 0 is one that was never seen.
+    pub fn complete(&self, account: &mut Account) {
+        let (peaks, seen) = (self.sampler.peaks(), |figure: u64| (figure > 0).then_some(figure));
+        account.cpu_user_us = account.cpu_user_us.or(Some(self.sample.cpu_user_us));
+        account.cpu_system_us = account.cpu_system_us.or(Some(self.sample.cpu_system_us));
+        account.memory_peak = account.memory_peak.or(seen(peaks.memory));
+        account.pids_peak = account.pids_peak.or(seen(peaks.threads));
+    }
+
+    /// Most processes and threads seen at once.
+    pub fn pids_peak(&self) -> u64 {
+        self.sampler.peaks().threads
+    }
+
+    /// Sends a signal to every process. Returns how many there were.
+    pub fn signal(&mut self, signal: Signal) -> usize {
+        let Ok(members) = self.sampler.tree().members() else { return 0 };
+        let held: Vec<_> =
+            members.iter().filter_map(|one| Some((one.pid, pidfd_open(one.pid).ok()?))).collect();
+        // Between reading a number and using it, it may have come to name another process.
+        let again = self.sampler.tree().members().unwrap_or_default();
+        for (_, pidfd) in held.iter().filter(|(pid, _)| again.iter().any(|one| one.pid == *pid)) {
+            let _ = pidfd_send_signal(pidfd.as_fd(), signal);
+        }
+        members.len()
+    }
+
+    /// Kills every process, until a second look finds none. Those that do not die.
+    pub fn kill(&self) -> Vec<Pid> {
+        let killed = match self.uid {
+            Some(uid) if uids::is_leasable(uid) => kill_uid(uid),
+            // The caller's, or an account's (`--user`), which may have other processes.
+            _ => kill_descendants(self.init),
+        };
+        killed.err().map_or_else(Vec::new, |unkilled| unkilled.pids)
+    }
+}
+
+/// Of the driver, so far.
+fn cpu_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+}
+
+fn written(storage: &Storage) -> Disk {
+    disk(&storage.directories(), WALK_MAX)
+}
