@@ -45,11 +45,26 @@ need_package() {
         die "cannot install ${missing[*]}: see apt-get's message above"
 }
 
+# take_apart PACKAGE DIRECTORY: puts the files of Debian's package there, and installs nothing.
+take_apart() {
+    [ -n "$(apt-cache show "$1" 2>/dev/null)" ] || update_packages
+    (cd "$2" && apt-get -o APT::Sandbox::User=root download -qq "$1" >&2) || die "cannot download Debian's package $1"
+    dpkg -x "$2"/*.deb "$2"
+    rm "$2"/*.deb
+}
+
 # need COMMAND PACKAGE...: installs the packages where the command is missing.
 need() {
     PATH=$system_path command -v "$1" >/dev/null && return
     need_package "${@:2}"
     PATH=$system_path command -v "$1" >/dev/null || die "'$1' is still missing after installing ${*:2}"
+}
+
+# add_busybox DIRECTORY: a static busybox into the root file system there, with a link for each command.
+add_busybox() {
+    need_package busybox-static
+    cp "$(dpkg-query -L busybox-static | grep -m 1 -x '.*/bin/busybox')" "$1/bin/busybox"
+    as_root chroot "$1" /bin/busybox --install -s /bin
 }
 
 # need_rust: cargo, from Debian's rustup where that is to be had, and new enough.

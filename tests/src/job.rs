@@ -39,7 +39,7 @@ pub fn job<S: AsRef<OsStr>>(words: impl IntoIterator<Item = S>) -> Job {
 pub fn shell(script: &str) -> Job {
     let mut given = captive().into_os_string();
     given.push(":captive");
-    let options = vec!["--in".into(), given, "--quiet".into()];
+    let options = options(["--in".into(), given, "--quiet".into()]);
     let command = ["/bin/sh", "-c", script].map(OsString::from).to_vec();
     Job { options, command, stdin: None, report: true }
 }
@@ -47,7 +47,13 @@ pub fn shell(script: &str) -> Job {
 /// Any program in the box, with nothing in the job directory.
 pub fn program<S: AsRef<OsStr>>(command: impl IntoIterator<Item = S>) -> Job {
     let command = command.into_iter().map(|word| word.as_ref().to_owned()).collect();
-    Job { options: vec!["--quiet".into()], command, stdin: None, report: true }
+    Job { options: options(["--quiet".into()]), command, stdin: None, report: true }
+}
+
+/// With what an environment requires instead of the minimum, where that cannot be had.
+fn options(options: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let require = std::env::var_os("REQUIRE").map(|layers| ["--require".into(), layers]);
+    options.into_iter().chain(require.into_iter().flatten()).collect()
 }
 
 /// `autodriver WORDS...` exactly as given.
@@ -109,6 +115,15 @@ impl Job {
             words.extend(self.command.iter().cloned());
         }
         words
+    }
+
+    /// What `autodriver explain --json` says of it, with more `options`.
+    #[track_caller]
+    pub fn explain(&self, options: &[&str]) -> serde_json::Value {
+        let words = ["explain", "--json"].iter().chain(options).map(OsString::from);
+        let outcome = driver(words.chain(self.arguments().into_iter().skip(1)));
+        assert!(outcome.status == 0 && outcome.stderr.is_empty(), "it can be explained: {outcome}");
+        serde_json::from_slice(&outcome.stdout).unwrap_or_else(|error| panic!("{error}: {outcome}"))
     }
 
     /// Starts it.

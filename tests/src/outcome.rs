@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use autodriver_protocol::report::{LayerReport, RestoreState, StreamReport};
+use autodriver_protocol::report::{LayerReport, LayerState, RestoreState, StreamReport};
 use autodriver_protocol::{Cause, Layer, Report};
 
 /// Exit status, streams and report of one `autodriver run`.
@@ -95,6 +95,20 @@ impl Outcome {
         found.unwrap_or_else(|| panic!("layer {layer} is not in the report: {self}"))
     }
 
+    /// Whether a layer holds, by its own means or by a substitute. One that is neither must say why.
+    #[track_caller]
+    pub fn holds(&self, layer: Layer) -> bool {
+        let report = self.layer(layer);
+        match report.state {
+            LayerState::Enforced | LayerState::Substituted => true,
+            LayerState::Absent => {
+                assert!(report.reason.is_some() && report.remedy.is_some(), "{layer} says no why: {self}");
+                false
+            }
+            LayerState::Skipped => panic!("nobody asked to skip {layer}: {self}"),
+        }
+    }
+
     /// The version of Landlock that is in force: older kernels restrict less, and the tests
     /// expect exactly that less of them.
     #[track_caller]
@@ -126,6 +140,14 @@ impl Outcome {
         assert!(ended, "{} with exit status 124 was expected: {self}", cause.name());
         assert!(self.hit(limit), "limits_hit should name {limit}: {self}");
         self.expect_restored()
+    }
+
+    /// Fails unless the job was started: a sandbox that could not be set up refuses everything.
+    #[track_caller]
+    pub fn expect_started(self) -> Outcome {
+        let started = ![Cause::SetupFailed, Cause::InternalError].contains(&self.cause());
+        assert!(started, "the job should have been started: {self}");
+        self
     }
 
     /// Fails unless the report says that the machine was put back.
