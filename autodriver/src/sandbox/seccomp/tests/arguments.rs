@@ -35,6 +35,7 @@ const CASES: &[Case] = &[
         | libc::CLONE_PARENT_SETTID | libc::CLONE_CHILD_CLEARTID) as u64)], ALLOW),
     ("clone", &[(0, HIGH | libc::SIGCHLD as u64)], ALLOW),
     ("clone", &[(0, (libc::CLONE_VFORK | libc::SIGCHLD) as u64)], EPERM),
+    ("clone", &[(0, (libc::CLONE_VM | libc::CLONE_SIGHAND | libc::CLONE_THREAD) as u64)], EPERM),
     ("clone", &[(0, libc::CLONE_NEWNS as u64)], EPERM),
     ("clone", &[(0, libc::CLONE_NEWCGROUP as u64)], EPERM),
     ("clone", &[(0, libc::CLONE_NEWUTS as u64)], EPERM),
