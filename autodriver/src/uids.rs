@@ -163,10 +163,17 @@ pub fn lease(taken: impl Fn(u32) -> bool) -> Result<Lease, Fault> {
     ))
 }
 
+/// Not from the pid: drivers in containers have the same small ones, and a uid counts machine-wide
+/// for RLIMIT_NPROC, whichever container has it.
 fn next_start(count: u32) -> u32 {
+    use std::hash::{BuildHasher, Hasher, RandomState};
     use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::OnceLock;
+    static FIRST: OnceLock<u64> = OnceLock::new();
     static USED: AtomicU32 = AtomicU32::new(0);
-    std::process::id().wrapping_add(USED.fetch_add(1, Ordering::Relaxed)) % count
+    let first = *FIRST.get_or_init(|| RandomState::new().build_hasher().finish());
+    let used = u64::from(USED.fetch_add(1, Ordering::Relaxed));
+    u32::try_from(first.wrapping_add(used) % u64::from(count)).unwrap_or(0)
 }
 
 impl Lease {
