@@ -5,10 +5,9 @@ use std::fs;
 use std::io::Read;
 
 use autodriver_protocol::Layer;
-use nix::mount::{mount, MsFlags};
-use nix::sched::{unshare, CloneFlags};
 
 use crate::fault::{Fault, Step};
+use crate::sys::mount;
 use crate::uids;
 
 mod cgroups;
@@ -95,10 +94,8 @@ impl Facts {
         if self.namespaces != Namespaces::User {
             return Ok(());
         }
-        let none = None::<&str>;
         trial::enter_user_namespace()
-            .and_then(|()| unshare(CloneFlags::CLONE_NEWNS))
-            .and_then(|()| mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none))
+            .and_then(|()| mount::enter_namespace())
             .map_err(|errno| Fault::new(Step::Namespaces, "enter a user namespace", errno))
     }
 

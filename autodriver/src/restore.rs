@@ -14,7 +14,7 @@ use crate::facts::Facts;
 use crate::fault::{errno_of, Fault, Step};
 use crate::sandbox::cgroup::{self, Cgroup};
 use crate::sandbox::sweep::files::{places, remove_files_of};
-use crate::sandbox::sweep::ipc::remove_ipc;
+use crate::sandbox::sweep::ipc::{ipc_of, remove_ipc};
 use crate::sandbox::sweep::processes::kill_uid;
 use crate::sandbox::sweep::remove::Left;
 use crate::sandbox::{aside, plain};
@@ -32,6 +32,11 @@ pub fn process(pid: Pid) -> Leftover {
     leftover("process", pid.to_string())
 }
 
+/// A directory of a cgroup that is still there.
+fn directory(path: &Path, errno: Errno) -> Leftover {
+    leftover("cgroup", format!("{}: {errno}", path.display()))
+}
+
 fn leftover(kind: &str, what: impl Into<String>) -> Leftover {
     Leftover { kind: kind.to_owned(), what: what.into() }
 }
@@ -46,9 +51,8 @@ pub fn remove_cgroup(mut cgroup: Cgroup) -> Vec<Leftover> {
                 std::thread::sleep(Duration::from_millis(1));
             }
             Err((path, errno)) => {
-                let mut found: Vec<Leftover> =
-                    cgroup.processes().iter().map(|pid| leftover("process", pid.to_string())).collect();
-                found.push(leftover("cgroup", format!("{}: {errno}", path.display())));
+                let mut found: Vec<Leftover> = cgroup.processes().into_iter().map(process).collect();
+                found.push(directory(&path, errno));
                 return found;
             }
         }
@@ -60,7 +64,8 @@ pub fn remove_cgroup(mut cgroup: Cgroup) -> Vec<Leftover> {
 pub fn look(uid: u32, alone: bool) -> Vec<Leftover> {
     let mut found: Vec<Leftover> = keys(uid).into_iter().collect();
     if !alone {
-        found.extend(ipc(uid).into_iter().map(|(kind, id)| leftover("ipc", format!("{kind} {id}"))));
+        let objects = ipc_of(uid).unwrap_or_default();
+        found.extend(objects.iter().map(|one| leftover("ipc", format!("{} {}", one.kind.name(), one.id))));
     }
     found
 }
@@ -78,23 +83,6 @@ fn keys(uid: u32) -> Option<Leftover> {
     let line =
         users.lines().find(|line| line.split(':').next().is_some_and(|id| id.trim() == uid.to_string()))?;
     Some(leftover("key", line.trim()))
-}
-
-/// System V objects of the uid in this IPC namespace: sysvipc(7).
-fn ipc(uid: u32) -> Vec<(&'static str, String)> {
-    let uid = uid.to_string();
-    let rows = [("shm", 1, 7), ("msg", 1, 7), ("sem", 1, 4)];
-    let mut found = Vec::new();
-    for (kind, id, owner) in rows {
-        let text = std::fs::read_to_string(format!("/proc/sysvipc/{kind}")).unwrap_or_default();
-        for line in text.lines().skip(1) {
-            let fields: Vec<&str> = line.split_whitespace().collect();
-            if fields.get(owner) == Some(&uid.as_str()) {
-                found.push((kind, fields.get(id).copied().unwrap_or_default().to_owned()));
-            }
-        }
-    }
-    found
 }
 
 /// Ends and removes all that a uid of the range has outside namespaces of its own: processes, System V
@@ -170,7 +158,7 @@ pub fn clear_uid(facts: &Facts, uid: u32) -> Result<Option<Vec<Leftover>>, Fault
     let mut left = sweep_if_ours(uid, None, false);
     for path in cgroup::directories(&facts.hierarchy, uid) {
         if let Err(errno) = cgroup::clear(&path) {
-            left.push(leftover("cgroup", format!("{}: {errno}", path.display())));
+            left.push(directory(&path, errno));
         }
     }
     left.extend(remove_mount_points(uid));
@@ -231,7 +219,7 @@ fn remove_cgroups_of_dead(facts: &Facts) -> Vec<Leftover> {
     };
     let present = cgroup::present(&facts.hierarchy).into_iter().filter(|(tag, _)| dead(tag));
     let clear = |(_, path): (String, std::path::PathBuf)| {
-        cgroup::clear(&path).err().map(|errno| leftover("cgroup", format!("{}: {errno}", path.display())))
+        cgroup::clear(&path).err().map(|errno| directory(&path, errno))
     };
     present.filter_map(clear).collect()
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use autodriver_protocol::report::{LayerReport, Leftover, Report, Restore, Timing, Usage, REPORT_VERSION};
 use autodriver_protocol::Layer;
 
-use crate::facts::{Facts, Namespaces};
+use crate::facts::Facts;
 use crate::fault::{Fault, Step};
 use crate::keeper::Keeper;
 use crate::plan::{Plan, User};
@@ -56,10 +56,7 @@ impl Slot {
     pub fn open(user: &User, facts: &Facts, bytes: u64, inodes: u64) -> Result<Slot, Fault> {
         let files = AccountFiles::read("/");
         let holder = match user {
-            _ if facts.own_uids.is_err() => {
-                let confined = facts.namespaces == Namespaces::User;
-                Holder::Callers(if confined { Identity::Confined } else { Identity::Callers })
-            }
+            _ if facts.own_uids.is_err() => Holder::Callers(Identity::shared(facts)),
             User::Leased => Holder::Leased(uids::lease(|uid| files.has_uid(uid))?),
             User::Uid(uid) => Holder::Leased(lease_user(*uid)?),
             User::Name(name) => Holder::Leased(lease_user(files.uid_of(name)?)?),

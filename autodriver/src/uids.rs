@@ -94,12 +94,11 @@ pub fn is_leasable(uid: u32) -> bool {
 
 /// Where the record of a uid is; accounts outside the range have none, only a lock.
 fn record_offset(uid: u32) -> Option<u64> {
-    let index = uid.checked_sub(FIRST).filter(|_| uid <= LAST)?;
-    Some(u64::from(index) * RECORD as u64)
+    is_leasable(uid).then(|| u64::from(uid - FIRST) * RECORD as u64)
 }
 
-/// The pids in a table, by uid.
-fn recorded(table: &File) -> io::Result<Vec<(u32, u32)>> {
+/// The uids that have a pid in a table.
+fn recorded(table: &File) -> io::Result<Vec<u32>> {
     let mut bytes = [0; (LAST - FIRST + 1) as usize * RECORD];
     let mut filled = 0;
     while filled < bytes.len() {
@@ -108,10 +107,8 @@ fn recorded(table: &File) -> io::Result<Vec<(u32, u32)>> {
             count => filled += count,
         }
     }
-    let pids = bytes
-        .chunks_exact(RECORD)
-        .map(|record| u32::from_ne_bytes([record[0], record[1], record[2], record[3]]));
-    Ok((FIRST..).zip(pids).filter(|(_, pid)| *pid != 0).collect())
+    let leased = |(_, record): &(u32, &[u8])| *record != [0; RECORD];
+    Ok((FIRST..).zip(bytes.chunks_exact(RECORD)).filter(leased).map(|(uid, _)| uid).collect())
 }
 
 /// Takes the lock of one uid; `None` if another job holds it.
@@ -202,8 +199,7 @@ pub fn in_use() -> Result<Vec<u32>, Fault> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(fault(format!("open {path}"))(errno_of(&error))),
     };
-    let pids = recorded(&table).map_err(|error| fault(format!("read {path}"))(errno_of(&error)))?;
-    Ok(pids.into_iter().map(|(uid, _)| uid).collect())
+    recorded(&table).map_err(|error| fault(format!("read {path}"))(errno_of(&error)))
 }
 
 /// Where the storage of this uid's job is attached, on kernels where it has to be.

@@ -11,12 +11,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use autodriver_protocol::Layer;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, AT_FDCWD};
-use nix::mount::{mount, MsFlags};
 use nix::sched::{unshare, CloneFlags};
 use nix::sys::wait::{waitid, Id, WaitPidFlag};
 use nix::unistd::{getegid, geteuid, pipe2};
 
-use crate::sys::mount::{attach, attr, FsContext};
+use crate::sys::mount::{self, attach, attr, FsContext};
 use crate::sys::process::{clone3, exit_now, Forked};
 
 /// What is tried, in this order. The first three are needed for all the others.
@@ -116,9 +115,7 @@ fn try_needed(user: bool, to: &File) -> Result<(), Failed> {
     if user {
         enter_user_namespace().map_err(act(1))?;
     }
-    unshare(CloneFlags::CLONE_NEWNS).map_err(act(2))?;
-    let none = None::<&str>;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).map_err(act(2))?;
+    mount::enter_namespace().map_err(act(2))?;
     unshare(CloneFlags::CLONE_NEWPID).map_err(act(3))?;
     // SAFETY: this is the one thread of a child of the driver; the child of it never returns.
     #[allow(unsafe_code)]

@@ -21,7 +21,7 @@ use nix::unistd::{unlinkat, Pid, UnlinkatFlags};
 
 use crate::facts::{Facts, Hierarchy};
 use crate::fault::{Fault, Step};
-use crate::sys::process::{pidfd_open, pidfd_send_signal};
+use crate::sys::process::signal_listed;
 use settings::settings;
 pub use settings::{preview, Limits, Setting};
 
@@ -352,7 +352,7 @@ impl Cgroup {
         {
             return self.processes().len();
         }
-        signal_all(group.fd.as_fd(), signal)
+        signal_listed(|| processes(group.fd.as_fd()), signal)
     }
 
     /// Removes the directories. Removal succeeds only when no process is left in them, which makes
@@ -381,18 +381,6 @@ fn processes(dir: BorrowedFd<'_>) -> Vec<Pid> {
     text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).map(Pid::from_raw).collect()
 }
 
-/// Signals every process, each through a pidfd that is known to name a member: between reading a
-/// number and using it, the number may have come to name another process.
-fn signal_all(dir: BorrowedFd<'_>, signal: Signal) -> usize {
-    let pids = processes(dir);
-    let held: Vec<_> = pids.iter().filter_map(|pid| Some((*pid, pidfd_open(*pid).ok()?))).collect();
-    let members = processes(dir);
-    for (_, pidfd) in held.iter().filter(|(pid, _)| members.contains(pid)) {
-        let _ = pidfd_send_signal(pidfd.as_fd(), signal);
-    }
-    pids.len()
-}
-
 pub(super) fn remove_directory(path: &Path) -> Result<(), Errno> {
     match unlinkat(AT_FDCWD, path, UnlinkatFlags::RemoveDir) {
         Ok(()) | Err(Errno::ENOENT) => Ok(()),
@@ -412,7 +400,7 @@ pub fn clear(path: &Path) -> Result<(), Errno> {
         }
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         if let Ok(dir) = openat(AT_FDCWD, path, flags, Mode::empty()) {
-            signal_all(dir.as_fd(), Signal::SIGKILL);
+            signal_listed(|| processes(dir.as_fd()), Signal::SIGKILL);
         }
         std::thread::sleep(std::time::Duration::from_millis(5));
     }

@@ -15,7 +15,7 @@ use super::cgroup::{preview, Limits};
 use super::prepare::{before, prepare, Entry, Ground, MountKind, Prepared, Ready};
 use super::privileges::Identity as Whose;
 use super::{landlock, privileges, seccomp, session, storage};
-use crate::facts::{Facts, Namespaces};
+use crate::facts::Facts;
 use crate::fault::Fault;
 use crate::plan::Plan;
 use crate::sys::mount::attr;
@@ -65,10 +65,9 @@ pub fn describe(plan: &Plan, uid: Option<u32>, name: String, facts: &Facts) -> R
 
 /// Whose uid the job would have: see [`crate::slot`].
 fn job_identity(facts: &Facts, uid: u32) -> Whose {
-    match (&facts.own_uids, &facts.namespaces) {
-        (Ok(()), _) => Whose::Own(uid),
-        (Err(_), Namespaces::User) => Whose::Confined,
-        (Err(_), _) => Whose::Callers,
+    match facts.own_uids {
+        Ok(()) => Whose::Own(uid),
+        Err(_) => Whose::shared(facts),
     }
 }
 

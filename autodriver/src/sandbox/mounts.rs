@@ -13,13 +13,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::AT_FDCWD;
-use nix::mount::{mount, umount2, MntFlags, MsFlags};
+use nix::mount::{umount2, MntFlags};
 use nix::sys::stat::stat;
 use nix::unistd::{chdir, fchdir, pivot_root};
 
 use super::prepare::{Entry, MountKind, Prepared};
 use super::{on, Failed};
-use crate::sys::mount::{attach, attr, clone_tree, set_attributes, FsContext};
+use crate::sys::mount::{attach, attr, clone_tree, make_private, set_attributes, FsContext};
 
 /// Acts that are not about one entry of the mount table come after its indices.
 pub(super) const ACTS: [&str; 4] = [
@@ -34,8 +34,7 @@ pub(super) fn apply(prepared: &Prepared) -> Result<(), Failed> {
     let given = &prepared.given;
     let act = |act: usize| on(mounts.len() + act);
     let frame = given.frame.as_ref().ok_or(Errno::EBADF).map_err(act(1))?.as_fd();
-    let none = None::<&str>;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).map_err(act(0))?;
+    make_private().map_err(act(0))?;
     let sources = clone_sources(mounts)?;
     // Onto "/": there is a directory at that path on every machine.
     if let Some(storage) = &given.storage {

@@ -10,6 +10,7 @@ use nix::unistd::{setgroups, setresgid, setresuid, Gid, Uid};
 
 use super::prepare::Prepared;
 use super::{on, Failed};
+use crate::facts::{Facts, Namespaces};
 use crate::sys::process::lock_securebits;
 
 /// The acts, for messages; indices below.
@@ -35,6 +36,14 @@ pub enum Identity {
 }
 
 impl Identity {
+    /// Of a job that cannot be given a uid of its own here.
+    pub fn shared(facts: &Facts) -> Identity {
+        match facts.namespaces {
+            Namespaces::User => Identity::Confined,
+            _ => Identity::Callers,
+        }
+    }
+
     /// The same, for init: an account that owns nothing, where it can have another than the job.
     pub(super) fn of_init(self) -> Identity {
         match self {

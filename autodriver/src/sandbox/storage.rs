@@ -16,8 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{openat, OFlag, AT_FDCWD};
-use nix::mount::{umount2, MntFlags, MsFlags};
-use nix::sched::{unshare, CloneFlags};
+use nix::mount::{umount2, MntFlags};
 use nix::sys::stat::{fchmod, makedev, mkdirat, mknodat, Mode, SFlag};
 use nix::unistd::{fchownat, pipe2, symlinkat, unlinkat, Gid, Uid, UnlinkatFlags};
 
@@ -330,9 +329,7 @@ impl Storage {
 fn attach_privately(mount: &OwnedFd, place: &str) -> Result<Attached, Errno> {
     static PRIVATE: AtomicBool = AtomicBool::new(false);
     if !PRIVATE.swap(true, Ordering::Relaxed) {
-        unshare(CloneFlags::CLONE_NEWNS)?;
-        let none = None::<&str>;
-        nix::mount::mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+        mount::enter_namespace()?;
     }
     match mkdirat(AT_FDCWD, place, Mode::S_IRWXU) {
         Ok(()) | Err(Errno::EEXIST) => {}

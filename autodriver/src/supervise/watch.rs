@@ -4,7 +4,6 @@
 //! Every look costs time, so that the next one comes when a limit could be passed, but not so soon
 //! that looking takes more than a tenth of one processor.
 
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -20,7 +19,7 @@ use crate::sandbox::cgroup::Account;
 use crate::sandbox::storage::Storage;
 use crate::sandbox::sweep::processes::{kill_descendants, kill_uid};
 use crate::sandbox::Identity;
-use crate::sys::process::{pidfd_open, pidfd_send_signal};
+use crate::sys::process::signal_listed;
 use crate::uids;
 
 /// Shortest time between two looks.
@@ -143,15 +142,9 @@ impl Watch {
 
     /// Sends a signal to every process. Returns how many there were.
     pub fn signal(&mut self, signal: Signal) -> usize {
-        let Ok(members) = self.sampler.tree().members() else { return 0 };
-        let held: Vec<_> =
-            members.iter().filter_map(|one| Some((one.pid, pidfd_open(one.pid).ok()?))).collect();
-        // Between reading a number and using it, it may have come to name another process.
-        let again = self.sampler.tree().members().unwrap_or_default();
-        for (_, pidfd) in held.iter().filter(|(pid, _)| again.iter().any(|one| one.pid == *pid)) {
-            let _ = pidfd_send_signal(pidfd.as_fd(), signal);
-        }
-        members.len()
+        let tree = self.sampler.tree();
+        let members = || tree.members().unwrap_or_default().iter().map(|one| one.pid).collect();
+        signal_listed(members, signal)
     }
 
     /// Kills every process, until a second look finds none. Those that do not die.

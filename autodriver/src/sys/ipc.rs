@@ -15,6 +15,17 @@ pub enum Kind {
     Semaphores,
 }
 
+impl Kind {
+    /// What the kernel calls its list in /proc/sysvipc: sysvipc(7).
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Memory => "shm",
+            Kind::Queue => "msg",
+            Kind::Semaphores => "sem",
+        }
+    }
+}
+
 /// IPC_RMID.
 ///
 /// # Errors

@@ -4,6 +4,8 @@ use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
+use nix::mount::MsFlags;
+use nix::sched::{unshare, CloneFlags};
 
 use super::check;
 
@@ -42,6 +44,19 @@ fn owned(result: libc::c_long) -> Result<OwnedFd, Errno> {
     let fd = check(result)?;
     // SAFETY: a non-negative result of the calls below is a new descriptor, owned by nobody else.
     Ok(unsafe { OwnedFd::from_raw_fd(RawFd::try_from(fd).unwrap_or(-1)) })
+}
+
+/// Makes every mount of this mount namespace private, so that none that follows is seen in another:
+/// mount_namespaces(7).
+pub fn make_private() -> Result<(), Errno> {
+    let none = None::<&str>;
+    nix::mount::mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
+}
+
+/// Enters a mount namespace of its own, whose mounts nobody else sees: unshare(2).
+pub fn enter_namespace() -> Result<(), Errno> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    make_private()
 }
 
 /// A file system being configured: fsopen(2) or fspick(2).

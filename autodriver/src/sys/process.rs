@@ -1,6 +1,6 @@
 //! clone3(2), pidfds, credentials, securebits and the end of a process.
 
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::sys::signal::{sigaction, SaFlags, SigAction, SigHandler, SigSet, Signal};
@@ -171,6 +171,19 @@ pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: Signal) -> Result<(), Er
     check(result).map(drop)
 }
 
+/// Signals whoever a list names, each through a pidfd that is known to name one of them: between
+/// reading a number and using it, it may have come to name another process, so that the list is asked for
+/// once more when the pidfds are held. Returns how many were listed at first.
+pub fn signal_listed(mut list: impl FnMut() -> Vec<Pid>, signal: Signal) -> usize {
+    let pids = list();
+    let held: Vec<_> = pids.iter().filter_map(|pid| Some((*pid, pidfd_open(*pid).ok()?))).collect();
+    let again = list();
+    for (_, pidfd) in held.iter().filter(|(pid, _)| again.contains(pid)) {
+        let _ = pidfd_send_signal(pidfd.as_fd(), signal);
+    }
+    pids.len()
+}
+
 /// The bits of securebits(7) that are set.
 pub const SECUREBITS: [(&str, libc::c_ulong); 7] = [
     ("noroot", 1 << 0),
@@ -280,7 +293,6 @@ mod tests {
     fn clone_stands_in_for_clone3_where_a_filter_hides_it() {
         use nix::sys::wait::{waitid, Id, WaitPidFlag, WaitStatus};
         use seccompiler::sock_filter;
-        use std::os::fd::AsFd;
         let step = |code, jt, jf, k| sock_filter { code, jt, jf, k };
         let clone3_number = u32::try_from(libc::SYS_clone3).expect("a number");
         let enosys = libc::SECCOMP_RET_ERRNO | u32::try_from(libc::ENOSYS).expect("a number");

@@ -28,9 +28,9 @@ pub struct Ipc {
 pub fn ipc_of(uid: u32) -> Result<Vec<Ipc>, Errno> {
     let mut found = Vec::new();
     // The columns of the owner's and the maker's uid.
-    let rows = [(Kind::Memory, "shm", 7, 9), (Kind::Queue, "msg", 7, 9), (Kind::Semaphores, "sem", 4, 6)];
-    for (kind, file, owner, maker) in rows {
-        match std::fs::read_to_string(format!("/proc/sysvipc/{file}")) {
+    let rows = [(Kind::Memory, 7, 9), (Kind::Queue, 7, 9), (Kind::Semaphores, 4, 6)];
+    for (kind, owner, maker) in rows {
+        match std::fs::read_to_string(format!("/proc/sysvipc/{}", kind.name())) {
             Ok(text) => found.extend(ids(&text, uid, owner, maker).map(|id| Ipc { kind, id })),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(crate::fault::errno_of(&error)),
