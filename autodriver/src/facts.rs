@@ -14,7 +14,7 @@ mod cgroups;
 mod trial;
 #[cfg(test)]
 pub use cgroups::V1;
-pub use cgroups::{Hierarchy, Lacking};
+pub use cgroups::{Accounting, Enclosing, Hierarchy, Lacking};
 
 /// How a job can be given namespaces.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +50,8 @@ pub struct Facts {
     pub hierarchy: Hierarchy,
     /// Why there is no more of it.
     pub lacking: Lacking,
+    /// What counts the job along with us, where no cgroup can be made for it.
+    pub enclosing: Enclosing,
     /// Whether a process can be born inside a cgroup: clone3(2).
     pub clone3: bool,
     /// System-call filters that are in force for us.
@@ -76,6 +78,7 @@ impl Facts {
             loopback: true,
             hierarchy: Hierarchy::V2("/sys/fs/cgroup".into()),
             lacking: Lacking::Mount,
+            enclosing: Enclosing::default(),
             clone3: true,
             filters: 0,
             landlock_abi: 7,
@@ -124,6 +127,10 @@ pub fn probe() -> Facts {
         loopback: status.has(CAP_NET_ADMIN) || namespaces == Namespaces::User,
         namespaces,
         without,
+        enclosing: match hierarchy {
+            Hierarchy::None => cgroups::find_enclosing(&mountinfo, &own),
+            _ => Enclosing::default(),
+        },
         hierarchy,
         lacking,
         filters: status.filters,

@@ -167,7 +167,7 @@ impl Slot {
             keeper.job_started(spawned.init.pid);
         }
         let identity = self.identity();
-        Job::new(Start { plan, spawned, cgroup, identity, storage, requested, processors: facts.processors })
+        Job::new(Start { plan, spawned, cgroup, identity, storage, requested, facts })
     }
 
     /// Puts the machine back after a job, looks whether it is, and reports.

@@ -204,6 +204,47 @@ fn memory_is_limited_for_the_whole_job() {
     }
 }
 
+/// Whether the kernel counts it, for the job alone or for a container, and not only the driver's looks.
+fn is_counted(outcome: &Outcome, layer: Layer) -> bool {
+    let report = outcome.layer(layer);
+    let by = report.by.as_deref().unwrap_or_default();
+    let counted = report.state == LayerState::Enforced || by.ends_with("account of its own cgroup");
+    assert!(counted || by.ends_with("sampled by the driver"), "{outcome}");
+    counted
+}
+
+#[test]
+fn memory_that_hides_from_looks_is_limited_where_it_is_counted() {
+    let _alone = alone();
+    for hidden in [
+        &["undumpable", "allocate-memfd", "20", "30"][..],
+        &["undumpable", "allocate-shared", "600"],
+        &["allocate-in-flight", "20", "30"],
+    ] {
+        let outcome = job(hidden).opt("--memory", "64M").run().expect_started().expect_restored();
+        if is_counted(&outcome, Layer::Memory) {
+            assert_eq!(outcome.cause(), Cause::MemoryLimit, "{hidden:?} {outcome}");
+        }
+    }
+    // The same, below the limit.
+    for modest in [&["undumpable", "allocate-memfd", "2", "12"][..], &["allocate-in-flight", "2", "12"]] {
+        let outcome = job(modest).opt("--memory", "64M").run().expect_started();
+        assert!(done(&outcome), "{modest:?} {outcome}");
+    }
+}
+
+#[test]
+fn cpu_time_that_hides_from_looks_is_limited_where_it_is_counted() {
+    let _alone = alone();
+    let pieces = |count: &str| job(["spin-in-pieces", count, "1"]).opt("--cpu", "500ms").opt("--wall", "20s");
+    let outcome = pieces("5000").run().expect_started().expect_restored();
+    if is_counted(&outcome, Layer::Cpu) {
+        assert_eq!(outcome.cause(), Cause::CpuLimit, "{outcome}");
+    }
+    let outcome = pieces("50").run().expect_started();
+    assert!(done(&outcome), "{outcome}");
+}
+
 #[test]
 fn processes_are_limited_for_the_whole_job() {
     let _alone = alone();

@@ -46,10 +46,68 @@ pub enum Lacking {
     Occupied,
 }
 
+/// A cgroup whose account can be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Accounting {
+    /// Of cgroup v2.
+    V2(PathBuf),
+    /// Of cgroup v1.
+    V1(PathBuf),
+}
+
+/// The cgroup that this driver is in, a container's for example: it counts the job with everything else
+/// that is in it. The root of a hierarchy counts the whole machine, and is none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Enclosing {
+    /// Counts memory.
+    pub memory: Option<Accounting>,
+    /// Counts CPU time.
+    pub cpu: Option<Accounting>,
+}
+
 /// Looks at the machine: the text of proc_pid_mountinfo(5) and of proc_pid_cgroup(5), and the files of
 /// the hierarchies.
 pub(super) fn find(mountinfo: &[u8], own: &str) -> (Hierarchy, Lacking) {
     hierarchy(mountinfo, own, |path| fs::read_to_string(path).unwrap_or_default(), writable)
+}
+
+/// Looks which accounts of our own cgroup can be read.
+pub(super) fn find_enclosing(mountinfo: &[u8], own: &str) -> Enclosing {
+    enclosing(mountinfo, own, |path| path.exists())
+}
+
+fn enclosing(mountinfo: &[u8], own: &str, exists: impl Fn(&Path) -> bool) -> Enclosing {
+    let mut found = Enclosing::default();
+    for mount in mounts(mountinfo) {
+        match mount.fstype {
+            b"cgroup2" => {
+                let place = own_directory(&mount, own, "");
+                let has = |name: &str| exists(&place.join(name));
+                // Only the root has no type.
+                if has("cgroup.type") && has("memory.stat") {
+                    found.memory = Some(Accounting::V2(place.clone()));
+                }
+                if has("cgroup.type") && has("cpu.stat") {
+                    found.cpu = Some(Accounting::V2(place.clone()));
+                }
+            }
+            b"cgroup" => {
+                let memory = (mount.has("memory"), "memory", "memory.stat", &mut found.memory);
+                let cpu = (mount.has("cpuacct"), "cpuacct", "cpuacct.usage", &mut found.cpu);
+                for (mounted, controller, file, account) in [memory, cpu] {
+                    let place = own_directory(&mount, own, controller);
+                    // Only the root has an agent.
+                    let counts =
+                        |place: &Path| exists(&place.join(file)) && !exists(&place.join("release_agent"));
+                    if mounted && account.is_none() && counts(&place) {
+                        *account = Some(Accounting::V1(place));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    found
 }
 
 /// A line of proc_pid_mountinfo(5).
@@ -58,6 +116,13 @@ struct Mount<'a> {
     point: PathBuf,
     fstype: &'a [u8],
     super_options: &'a [u8],
+}
+
+impl Mount<'_> {
+    /// Whether it is of the controller's hierarchy, in cgroup v1.
+    fn has(&self, controller: &str) -> bool {
+        self.super_options.split(|byte| *byte == b',').any(|word| word == controller.as_bytes())
+    }
 }
 
 fn mounts(mountinfo: &[u8]) -> impl Iterator<Item = Mount<'_>> {
@@ -141,16 +206,13 @@ fn hierarchy(
                 }
             }
         } else if mount.fstype == b"cgroup" {
-            let has = |name: &str| {
-                mount.super_options.split(|byte| *byte == b',').any(|word| word == name.as_bytes())
-            };
             for (name, place) in [
                 ("memory", &mut v1.memory),
                 ("pids", &mut v1.pids),
                 ("cpu", &mut v1.cpu),
                 ("cpuacct", &mut v1.cpuacct),
             ] {
-                if !has(name) || place.is_some() {
+                if !mount.has(name) || place.is_some() {
                     continue;
                 }
                 let directory = own_directory(&mount, own, name);
@@ -246,6 +308,25 @@ mod tests {
         let mounts = "30 25 0:27 /docker/ab /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
         let Hierarchy::V1(v1) = found(mounts.as_bytes(), "4:memory:/docker/ab\n", "") else { panic!() };
         assert_eq!(v1.memory, Some("/sys/fs/cgroup/memory".into()));
+    }
+
+    #[test]
+    fn account_of_the_own_group_is_found_and_that_of_the_machine_is_not() {
+        let inside = "30 25 0:27 /docker/ab /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n\
+            31 25 0:28 /docker/ab /sys/fs/cgroup/cpu,cpuacct ro - cgroup cgroup rw,cpu,cpuacct\n";
+        let own = "4:memory:/docker/ab\n3:cpu,cpuacct:/docker/ab\n";
+        let container = |path: &Path| !path.ends_with("release_agent");
+        let found = enclosing(inside.as_bytes(), own, container);
+        let v1 = |path: &str| Some(Accounting::V1(path.into()));
+        assert_eq!(found.memory, v1("/sys/fs/cgroup/memory"));
+        assert_eq!(found.cpu, v1("/sys/fs/cgroup/cpu,cpuacct"));
+        assert_eq!(enclosing(inside.as_bytes(), own, |_| true), Enclosing::default());
+
+        let v2 = Some(Accounting::V2("/sys/fs/cgroup/a.scope".into()));
+        let found = enclosing(V2.as_bytes(), "0::/a.scope\n", |_| true);
+        assert_eq!(found, Enclosing { memory: v2.clone(), cpu: v2 });
+        let machine = |path: &Path| !path.ends_with("cgroup.type");
+        assert_eq!(enclosing(V2.as_bytes(), "0::/\n", machine), Enclosing::default());
     }
 
     #[test]

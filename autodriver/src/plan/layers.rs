@@ -194,11 +194,16 @@ impl<F: Fn(Layer) -> bool> Machine<'_, F> {
                 "systemd-run --user --scope -p Delegate=yes autodriver ...",
             ),
         };
+        let enclosing = &self.facts.enclosing;
         let by = match (layer, &self.facts.namespaces) {
+            (Layer::Memory, _) if enclosing.memory.is_some() => {
+                "sampled by the driver, account of its own cgroup"
+            }
             (Layer::Memory, _) => "sampled by the driver",
             (Layer::Pids, _) if self.has_own_uid() => "RLIMIT_NPROC of its uid",
             (Layer::Pids, Namespaces::User) => "RLIMIT_NPROC in its user namespace",
             (Layer::Pids, _) => "RLIMIT_NPROC, counted with the caller's other processes",
+            _ if enclosing.cpu.is_some() => "RLIMIT_CPU, sampled by the driver, account of its own cgroup",
             _ => "RLIMIT_CPU, sampled by the driver",
         };
         instead(layer, why, by)

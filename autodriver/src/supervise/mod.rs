@@ -4,6 +4,7 @@
 pub mod output;
 pub mod tree;
 mod cpu_time;
+mod enclosing;
 mod held;
 mod sampled;
 mod disk;
@@ -22,6 +23,7 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{waitid, Id, WaitPidFlag};
 use nix::unistd::Pid;
 
+use crate::facts::Facts;
 use crate::fault::{Fault, Step};
 use crate::plan::Plan;
 use crate::sandbox::cgroup::{Account, Cgroup};
@@ -129,8 +131,8 @@ pub struct Start<'a> {
     pub storage: &'a Storage,
     /// When it was asked for.
     pub requested: Instant,
-    /// How many processors it can use at once.
-    pub processors: u64,
+    /// The machine.
+    pub facts: &'a Facts,
 }
 
 /// The end of a job.
@@ -162,10 +164,11 @@ impl Job {
     /// # Errors
     /// What has to be watched and cannot be.
     pub fn new(start: Start<'_>) -> Result<Job, Fault> {
-        let Start { plan, spawned, cgroup, identity, storage, requested, processors } = start;
+        let Start { plan, spawned, cgroup, identity, storage, requested, facts } = start;
+        let processors = facts.processors;
         let watched = [Layer::Memory, Layer::Cpu, Layer::Disk, Layer::ProcessTree];
         let watch = match watched.into_iter().any(|layer| plan.substitutes(layer)) {
-            true => Some(Watch::new(spawned.init.pid, identity, storage, Instant::now())?),
+            true => Some(Watch::new(spawned.init.pid, identity, storage, &facts.enclosing)?),
             false => None,
         };
         let cap = if plan.split { plan.output / 2 } else { plan.output };

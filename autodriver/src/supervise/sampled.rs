@@ -1,6 +1,7 @@
 //! What the job uses, where no cgroup counts it. Lower bounds for time ([`super::cpu_time`]) and
 //! names of files ([`super::held`]); for memory an upper bound that is made exact before anybody
-//! is killed for it.
+//! is killed for it. What hides from that is seen in the account of the cgroup that the driver is
+//! in, where there is one ([`super::enclosing`]).
 
 use std::io::Read;
 
@@ -10,6 +11,7 @@ use nix::sys::stat::makedev;
 use nix::unistd::{sysconf, Pid, SysconfVar};
 
 use super::cpu_time::Ledger;
+use super::enclosing::{Enclosing, Seen};
 use super::held::{Held, Holder, Holdings};
 use super::tree::{Look, Member, Tree};
 use crate::procfs::{Procfs, Status};
@@ -81,6 +83,12 @@ impl Memory {
     }
 }
 
+/// Length of a clock tick, microseconds.
+pub(super) fn tick_us() -> u64 {
+    let ticks = sysconf(SysconfVar::CLK_TCK).ok().flatten().and_then(|ticks| u64::try_from(ticks).ok());
+    1_000_000 / ticks.unwrap_or(100).max(1)
+}
+
 /// Takes the samples.
 #[derive(Debug)]
 pub struct Sampler {
@@ -89,21 +97,22 @@ pub struct Sampler {
     eyes: Option<u32>,
     ledger: Ledger,
     holdings: Holdings,
+    enclosing: Enclosing,
     peaks: Peaks,
     tick_us: u64,
 }
 
 impl Sampler {
     /// `eyes` is the job's uid and gid where it has others than the driver.
-    pub fn new(tree: Tree, eyes: Option<u32>) -> Sampler {
-        let ticks = sysconf(SysconfVar::CLK_TCK).ok().flatten().and_then(|ticks| u64::try_from(ticks).ok());
+    pub fn new(tree: Tree, eyes: Option<u32>, enclosing: Enclosing) -> Sampler {
         Sampler {
             tree,
             eyes,
             ledger: Ledger::default(),
             holdings: Holdings::default(),
+            enclosing,
             peaks: Peaks::default(),
-            tick_us: 1_000_000 / ticks.unwrap_or(100).max(1),
+            tick_us: tick_us(),
         }
     }
 
@@ -118,11 +127,12 @@ impl Sampler {
     }
 
     /// What is in use now. Memory is counted exactly if the upper bound is above `threshold`,
-    /// which costs a walk of page tables in the kernel.
+    /// which costs a walk of page tables in the kernel. `stored` is what of the storage is memory, in
+    /// bytes.
     ///
     /// # Errors
     /// If /proc cannot be read: nothing is known then.
-    pub fn sample(&mut self, threshold: u64) -> Result<Sample, Errno> {
+    pub fn sample(&mut self, threshold: u64, stored: u64) -> Result<Sample, Errno> {
         let look = self.tree.look()?;
         let procfs = self.tree.procfs();
         let cpu = self.ledger.record(&look, |pid| procfs.process(pid).ok().flatten());
@@ -134,6 +144,13 @@ impl Sampler {
             ..Sample::default()
         };
         self.memory(&look, threshold, &mut sample)?;
+        let seen = Seen { memory: sample.memory, cpu_us: sample.cpu_us(), stored };
+        let init = self.tree.init();
+        let bounds = self.enclosing.observe(self.tree.procfs(), init, &look, seen);
+        sample.memory = bounds.memory.unwrap_or(sample.memory);
+        // Which kind of time it was is not known.
+        let unseen = bounds.cpu_us.map_or(0, |bound| bound - sample.cpu_us());
+        sample.cpu_user_us = sample.cpu_user_us.saturating_add(unseen);
         self.peaks.threads = self.peaks.threads.max(sample.threads);
         self.peaks.memory = self.peaks.memory.max(sample.memory);
         Ok(sample)
@@ -360,7 +377,8 @@ mod tests {
         /// Of this process and its children only: the tests have others.
         fn sample_as(&self, eyes: Option<u32>, threshold: u64) -> Sample {
             let pid = Pid::from_raw(i32::try_from(self.0.id()).expect("a pid"));
-            let mut sampler = Sampler::new(Tree::new(Pid::this(), None).expect("/proc"), eyes);
+            let mut sampler =
+                Sampler::new(Tree::new(Pid::this(), None).expect("/proc"), eyes, Enclosing::default());
             let look = sampler.tree.look().expect("it looks");
             let ours = |member: &&Member| member.pid == pid || member.parent == pid;
             let members: Vec<Member> = look.members.iter().filter(ours).copied().collect();
@@ -431,10 +449,10 @@ mod tests {
             );
             let mut child = Command::new("python3").args(["-c", &script]).spawn().expect("python3 starts");
             let init = Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
-            let mut sampler = Sampler::new(Tree::new(init, None).expect("/proc"), None);
+            let mut sampler = Sampler::new(Tree::new(init, None).expect("/proc"), None, Enclosing::default());
             let mut last = Sample::default();
             while child.try_wait().expect("it waits").is_none() {
-                last = sampler.sample(u64::MAX).expect("it samples");
+                last = sampler.sample(u64::MAX, 0).expect("it samples");
                 std::thread::sleep(std::time::Duration::from_millis(5));
             }
             assert!((600_000..1_000_000).contains(&last.cpu_us()), "{after} {last:?}");

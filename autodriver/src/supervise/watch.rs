@@ -8,12 +8,15 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
+use nix::sys::statfs::{fstatfs, TMPFS_MAGIC};
 use nix::time::{clock_gettime, ClockId};
 use nix::unistd::Pid;
 
 use super::disk::{disk, Disk};
+use super::enclosing::Enclosing;
 use super::sampled::{Sample, Sampler};
 use super::tree::Tree;
+use crate::facts;
 use crate::fault::{Fault, Step};
 use crate::sandbox::cgroup::Account;
 use crate::sandbox::storage::Storage;
@@ -42,6 +45,9 @@ pub struct Watch {
     /// In the storage before the job, and at the last look.
     before: Disk,
     disk: Disk,
+    /// Whether what is in the storage is in memory, and how much was there before the job.
+    in_memory: bool,
+    stored_before: u64,
     next: Instant,
     failure: Option<Errno>,
 }
@@ -51,17 +57,23 @@ impl Watch {
     ///
     /// # Errors
     /// If /proc cannot be read.
-    pub fn new(init: Pid, identity: Identity, storage: &Storage, now: Instant) -> Result<Watch, Fault> {
+    pub fn new(
+        init: Pid,
+        identity: Identity,
+        storage: &Storage,
+        enclosing: &facts::Enclosing,
+    ) -> Result<Watch, Fault> {
         let uid = match identity {
             Identity::Own(uid) => Some(uid),
             Identity::Confined | Identity::Callers => None,
         };
-        let tree = Tree::new(init, uid.filter(|uid| uids::is_leasable(*uid))).map_err(|errno| {
+        let mut tree = Tree::new(init, uid.filter(|uid| uids::is_leasable(*uid))).map_err(|errno| {
             let act = "watch the job's processes, for want of a cgroup: open /proc";
             Fault::new(Step::Supervise, act, errno)
         })?;
         let before = written(storage);
-        let sampler = Sampler::new(tree, uid);
+        let enclosing = Enclosing::open(enclosing, tree.procfs());
+        let sampler = Sampler::new(tree, uid, enclosing);
         Ok(Watch {
             sampler,
             init,
@@ -69,7 +81,9 @@ impl Watch {
             sample: Sample::default(),
             before,
             disk: before,
-            next: now,
+            in_memory: fstatfs(storage.job()).is_ok_and(|stat| stat.filesystem_type() == TMPFS_MAGIC),
+            stored_before: stored(before, storage),
+            next: Instant::now(),
             failure: None,
         })
     }
@@ -87,11 +101,15 @@ impl Watch {
 
     /// Looks.
     pub fn look_now(&mut self, memory: u64, storage: &Storage) {
-        match self.sampler.sample(memory) {
+        self.disk = written(storage);
+        let stored = match self.in_memory {
+            true => stored(self.disk, storage).saturating_sub(self.stored_before),
+            false => 0,
+        };
+        match self.sampler.sample(memory, stored) {
             Ok(sample) => self.sample = sample,
             Err(errno) => self.failure = Some(errno),
         }
-        self.disk = written(storage);
     }
 
     /// Why the last look saw nothing, if it did: then no limit holds.
@@ -161,6 +179,11 @@ impl Watch {
 /// Of the driver, so far.
 fn cpu_time() -> Duration {
     clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+}
+
+/// Bytes in a storage, of either kind.
+fn stored(disk: Disk, storage: &Storage) -> u64 {
+    storage.usage().map_or(disk.bytes, |usage| usage.bytes)
 }
 
 fn written(storage: &Storage) -> Disk {

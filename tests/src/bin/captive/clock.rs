@@ -23,6 +23,14 @@ pub(crate) fn attempt(words: &[&str]) -> Option<Answer> {
             (0..number(count)).for_each(|_| start(|| spin(number(ms))));
             wait_for_all();
         }
+        // So short that whoever looks at processes now and then sees none of them.
+        ["spin-in-pieces", count, ms] => {
+            dispose(Signal::SIGCHLD, SigHandler::SigIgn);
+            for _ in 0..number(count) {
+                start(|| spin(number(ms)));
+                wait_for_all();
+            }
+        }
         // Each process stays far below any limit of its own, and hands over to the next.
         ["spin-relay", count, ms] => relay(number(count), number(ms)),
         ["last-words"] => last_words(),

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::num::NonZeroUsize;
+use std::os::fd::AsRawFd;
 
 use nix::sys::mman::{mmap_anonymous, MapFlags, ProtFlags};
 use nix::unistd::pipe;
@@ -18,6 +19,12 @@ pub(crate) fn attempt(words: &[&str]) -> Option<Answer> {
         ["allocate-split", count, mib] => split(number(count), number(mib)),
         ["allocate-memfd", count, mib] => memfds(number(count), number(mib)),
         ["allocate-sockets", mib] => sockets(number(mib)),
+        ["allocate-in-flight", count, mib] => in_flight(number(count), number(mib)),
+        // What it does then, /proc shows to nobody but root.
+        ["undumpable", words @ ..] => match nix::sys::prctl::set_dumpable(false) {
+            Ok(()) => return crate::attempt(words),
+            Err(errno) => Err(errno),
+        },
         _ => return None,
     })
 }
@@ -62,6 +69,27 @@ fn memfds(count: usize, mib: usize) -> Answer {
             file.write_all(&block).map_err(|error| errno_of(&error))?;
         }
         open.push(file);
+    }
+    Ok(String::new())
+}
+
+/// Files in memory that no descriptor shows: each is on the way through a socket.
+fn in_flight(count: usize, mib: usize) -> Answer {
+    use nix::sys::socket::{
+        sendmsg, socketpair, AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType,
+    };
+    let block = vec![1_u8; MIB];
+    let (one, _two) = socketpair(AddressFamily::Unix, SockType::Datagram, None, SockFlag::empty())?;
+    for _ in 0..count {
+        let memfd = nix::sys::memfd::memfd_create("captive", nix::sys::memfd::MFdFlags::empty())?;
+        let file = std::fs::File::from(memfd);
+        let fds = [file.as_raw_fd()];
+        let message = [ControlMessage::ScmRights(&fds)];
+        let data = [std::io::IoSlice::new(b".")];
+        sendmsg::<()>(one.as_raw_fd(), &data, &message, MsgFlags::empty(), None)?;
+        for _ in 0..mib {
+            (&file).write_all(&block).map_err(|error| errno_of(&error))?;
+        }
     }
     Ok(String::new())
 }
