@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use autodriver_protocol::report::{LayerReport, Leftover, Report, Restore, Timing, Usage, REPORT_VERSION};
 use autodriver_protocol::Layer;
+use nix::errno::Errno;
 
 use crate::facts::Facts;
 use crate::fault::{Fault, Step};
@@ -21,6 +22,9 @@ use crate::sandbox::{Identity, NOBODY};
 use crate::supervise::verdict::judge;
 use crate::supervise::{Job, Outcome, Start};
 use crate::uids::{self, Lease};
+
+/// How many uids are passed over because another user has made a directory where theirs would be.
+const SQUATTED_MAX: u32 = 100;
 
 /// A place for jobs.
 #[derive(Debug)]
@@ -55,6 +59,35 @@ impl Slot {
     /// Which of the two could not be had.
     pub fn open(user: &User, facts: &Facts, bytes: u64, inodes: u64) -> Result<Slot, Fault> {
         let files = AccountFiles::read("/");
+        let mut tries = 0..SQUATTED_MAX;
+        let (holder, keeper, tag, storage) = loop {
+            match Slot::place(user, facts, &files) {
+                // Where jobs have no mounts their place is in /tmp, and another user was there first.
+                Err(fault) if *user == User::Leased && fault.errno == Some(Errno::EEXIST) => {
+                    tries.next().ok_or(fault)?;
+                }
+                placed => break placed?,
+            }
+        };
+        storage.limit(bytes, inodes)?;
+        Ok(Slot {
+            shown: None,
+            storage,
+            files,
+            keeper,
+            holder,
+            tag,
+            leftovers: Vec::new(),
+            unconcluded: false,
+        })
+    }
+
+    /// A uid, and what is made for it.
+    fn place(
+        user: &User,
+        facts: &Facts,
+        files: &AccountFiles,
+    ) -> Result<(Holder, Option<Keeper>, String, Storage), Fault> {
         let holder = match user {
             _ if facts.own_uids.is_err() => Holder::Callers(Identity::shared(facts)),
             User::Leased => Holder::Leased(uids::lease(|uid| files.has_uid(uid))?),
@@ -73,17 +106,7 @@ impl Slot {
             Some(uid) => Storage::create(owner, uids::mount_point(uid))?,
             None => Storage::create(owner, format!("{}.storage", uids::shown_place(&tag)))?,
         };
-        storage.limit(bytes, inodes)?;
-        Ok(Slot {
-            shown: None,
-            storage,
-            files,
-            keeper,
-            holder,
-            tag,
-            leftovers: Vec::new(),
-            unconcluded: false,
-        })
+        Ok((holder, keeper, tag, storage))
     }
 
     /// The uid of its jobs.

@@ -479,6 +479,21 @@ fn second_job_of_a_uid_finds_no_trace_of_the_first() {
     before.assert_same("the second");
 }
 
+#[test]
+fn directories_that_others_made_first_keep_no_job_from_starting() {
+    let _alone = alone();
+    let squatted: Vec<String> =
+        (59_000..=59_999).filter(|uid| uid % 50 != 0).map(|uid| format!("/tmp/autodriver-{uid}")).collect();
+    for place in &squatted {
+        std::fs::create_dir(place).expect("a new directory");
+    }
+    let outcome = job(["ids"]).run();
+    for place in &squatted {
+        std::fs::remove_dir(place).expect("it is as it was");
+    }
+    outcome.expect_clean();
+}
+
 /// The layers of a job here that are not enforced.
 fn weaker(outcome: &Outcome) -> Vec<autodriver_protocol::report::LayerReport> {
     let layers = outcome.report().layers.iter();

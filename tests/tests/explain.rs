@@ -312,3 +312,14 @@ fn nothing_is_run_left_or_changed() {
     drop(folder);
     before.assert_same("explaining");
 }
+
+#[test]
+fn fifo_for_standard_input_is_explained_without_waiting_for_its_writer() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let fifo = folder.path().join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
+    let fifo = fifo.to_str().expect("UTF-8");
+    driver(["explain", "--stdin", fifo, "--", "/bin/true"]).expect_exit(0);
+    driver(["explain", "--stdin", "/nowhere", "--", "/bin/true"])
+        .expect_refusal(&["--stdin /nowhere", "ENOENT"]);
+}

@@ -6,9 +6,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use autodriver_protocol::Layer;
 use nix::errno::Errno;
-use nix::fcntl::{fcntl, FcntlArg, OFlag};
+use nix::fcntl::{fcntl, openat, FcntlArg, OFlag, AT_FDCWD};
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sched::{sched_getaffinity, CloneFlags, CpuSet};
+use nix::sys::stat::Mode;
 use nix::unistd::{pipe2, Pid};
 use seccompiler::sock_filter;
 
@@ -274,10 +275,13 @@ fn open_stdin(path: Option<&str>, storage: Option<&Storage>) -> Result<OwnedFd, 
         let Some(storage) = storage else { return pipe(OFlag::empty()).map(|(rx, _)| rx) };
         return storage.null().map_err(|errno| Fault::new(Step::Storage, "open the job's /dev/null", errno));
     };
-    let file = std::fs::File::open(path);
-    file.map(OwnedFd::from).map_err(|error| {
-        Fault::new(Step::Request, format!("open --stdin {path}"), crate::fault::errno_of(&error))
-    })
+    let flags = match storage {
+        Some(_) => OFlag::O_RDONLY,
+        // Only to see that it is there: a FIFO would wait for a writer.
+        None => OFlag::O_PATH,
+    };
+    openat(AT_FDCWD, path, flags | OFlag::O_CLOEXEC, Mode::empty())
+        .map_err(|errno| Fault::new(Step::Request, format!("open --stdin {path}"), errno))
 }
 
 /// The namespaces that init makes; it is itself created in a new PID namespace.
