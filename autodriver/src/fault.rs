@@ -23,16 +23,16 @@ pub enum Step {
     Cgroup,
     /// Creating init with its namespaces.
     Namespaces,
+    /// init: the file system that the job sees.
+    Mounts,
+    /// init: loopback and host name.
+    Network,
     /// init: giving up its privileges.
     Init,
     /// job: entering its cgroup.
     Attach,
     /// job: session, signals, standard streams.
     Session,
-    /// job: the file system it sees.
-    Mounts,
-    /// job: loopback and host name.
-    Network,
     /// job: setrlimit(2).
     Rlimits,
     /// job: uid, gid, groups, capabilities, no_new_privs.
@@ -61,11 +61,11 @@ impl Step {
         Step::Transfer,
         Step::Cgroup,
         Step::Namespaces,
+        Step::Mounts,
+        Step::Network,
         Step::Init,
         Step::Attach,
         Step::Session,
-        Step::Mounts,
-        Step::Network,
         Step::Rlimits,
         Step::Privileges,
         Step::Landlock,

@@ -174,17 +174,17 @@ impl Slot {
             stdin,
         };
         let starting = begin(&plan, prepare(ground)?)?;
-        let limits = Limits::of(&plan, facts.half_memory);
-        let cgroup = Cgroup::create(facts, &self.tag, limits)?;
-        let spawned = starting.finish(&Furnishings {
+        starting.furnish(&Furnishings {
             plan: &plan,
             account: &account,
             files,
             storage,
-            cgroup: &cgroup,
             disk: plan.storage_limit(),
             last,
         })?;
+        let limits = Limits::of(&plan, facts.half_memory);
+        let cgroup = Cgroup::create(facts, &self.tag, limits)?;
+        let spawned = starting.finish(&plan, &cgroup)?;
         self.unconcluded = true;
         if let Some(keeper) = &self.keeper {
             keeper.job_started(spawned.init.pid);

@@ -11,13 +11,13 @@ use super::read_back::is_in_cgroup;
 use super::{on, Failed};
 
 pub(super) fn apply(prepared: &Prepared) -> Result<(), Failed> {
-    for (index, target) in prepared.given.attach.iter().enumerate() {
+    for (index, target) in prepared.entrance.attach.iter().enumerate() {
         // `0` names the writer, whatever its number in this PID namespace. With v1 the file is `tasks`, not
         // `cgroup.procs`: for the current thread alone the kernel need not stop every fork of the
         // machine for an RCU grace period (cgroup_procs_write_start), which takes milliseconds.
         nix::unistd::write(target, b"0").map_err(on(index))?;
     }
-    let entries = prepared.given.attach.len();
+    let entries = prepared.entrance.attach.len();
     let (name, hierarchies) = &prepared.cgroup;
     is_in_cgroup(name, *hierarchies).map_err(on(entries + 1))?;
     if prepared.cgroup_namespace {

@@ -1,5 +1,6 @@
-//! What the driver makes while init makes its namespaces, and hands to it then: descriptors, in
-//! one message over a socket pair (unix(7), SCM_RIGHTS).
+//! What the driver makes while init makes its namespaces, and hands to it then: descriptors, in two
+//! messages over a socket pair (unix(7), SCM_RIGHTS). With the first init makes the job's mounts, while
+//! the driver makes the cgroup that is the second.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -14,13 +15,9 @@ use nix::sys::socket::{
 /// controller, and three more.
 const MOST: usize = 32;
 
-/// The descriptors.
+/// What the job's mounts are made of.
 #[derive(Debug, Default)]
-pub(super) struct Given {
-    /// The job's cgroup, with v2: it is created there.
-    pub(super) clone_into: Option<OwnedFd>,
-    /// The files through which the job enters its cgroups, with v1.
-    pub(super) attach: Vec<OwnedFd>,
+pub(super) struct Furniture {
     /// The storage itself, if this job is the last to use it; see [`super::mounts`].
     pub(super) storage: Option<OwnedFd>,
     /// What the job's root is put together on.
@@ -29,61 +26,81 @@ pub(super) struct Given {
     pub(super) parts: Vec<OwnedFd>,
 }
 
+/// How the job gets into its cgroup.
+#[derive(Debug, Default)]
+pub(super) struct Entrance {
+    /// The directory, with v2: it is created there.
+    pub(super) clone_into: Option<OwnedFd>,
+    /// The files through which it enters, with v1.
+    pub(super) attach: Vec<OwnedFd>,
+}
+
 /// Both ends: the driver's, and init's.
 pub(super) fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
     socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
 }
 
-impl Given {
-    /// Sends them.
+impl Furniture {
+    /// Sends it.
     pub(super) fn send(&self, to: BorrowedFd<'_>) -> Result<(), Errno> {
-        let groups: [&[OwnedFd]; 5] = [
-            self.clone_into.as_slice(),
-            &self.attach,
-            self.storage.as_slice(),
-            self.frame.as_slice(),
-            &self.parts,
-        ];
-        let counts = groups.map(|group| u8::try_from(group.len()).unwrap_or(u8::MAX));
-        let fds: Vec<RawFd> = groups.iter().flat_map(|group| group.iter()).map(AsRawFd::as_raw_fd).collect();
-        let rights = [ControlMessage::ScmRights(&fds)];
-        let rights = if fds.is_empty() { &[][..] } else { &rights[..] };
-        sendmsg::<()>(to.as_raw_fd(), &[IoSlice::new(&counts)], rights, MsgFlags::MSG_NOSIGNAL, None)
-            .map(drop)
+        send(to, [self.storage.as_slice(), self.frame.as_slice(), &self.parts])
     }
 
-    /// Waits for them; `None` if the driver gave up, or died.
-    pub(super) fn receive(from: BorrowedFd<'_>) -> Result<Option<Given>, Errno> {
-        let mut counts = [0; 5];
-        let mut space = nix::cmsg_space!([RawFd; MOST]);
-        let mut data = [IoSliceMut::new(&mut counts)];
-        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-        let message = recvmsg::<()>(from.as_raw_fd(), &mut data, Some(&mut space), flags)?;
-        let mut fds = Vec::new();
-        for control in message.cmsgs()? {
-            if let ControlMessageOwned::ScmRights(received) = control {
-                fds.extend(received.into_iter().map(crate::sys::fd::received));
-            }
-        }
-        if message.bytes != counts.len() {
-            return Ok(None);
-        }
-        let mut fds = fds.into_iter();
-        let mut group = |index: usize| fds.by_ref().take(usize::from(counts[index])).collect::<Vec<_>>();
-        let given = Given {
-            clone_into: group(0).pop(),
-            attach: group(1),
-            storage: group(2).pop(),
-            frame: group(3).pop(),
-            parts: group(4),
-        };
-        Ok(Some(given))
+    /// Waits for it; `None` if the driver gave up, or died.
+    pub(super) fn receive(from: BorrowedFd<'_>) -> Result<Option<Furniture>, Errno> {
+        let received = receive(from)?;
+        Ok(received.map(|[mut storage, mut frame, parts]| Furniture {
+            storage: storage.pop(),
+            frame: frame.pop(),
+            parts,
+        }))
+    }
+}
+
+impl Entrance {
+    /// Sends it.
+    pub(super) fn send(&self, to: BorrowedFd<'_>) -> Result<(), Errno> {
+        send(to, [self.clone_into.as_slice(), &self.attach])
+    }
+
+    /// As [`Furniture::receive`].
+    pub(super) fn receive(from: BorrowedFd<'_>) -> Result<Option<Entrance>, Errno> {
+        let received = receive(from)?;
+        Ok(received.map(|[mut clone_into, attach]| Entrance { clone_into: clone_into.pop(), attach }))
     }
 
     /// Where the parent of the job creates it.
     pub(super) fn cgroup(&self) -> Option<BorrowedFd<'_>> {
         self.clone_into.as_ref().map(AsFd::as_fd)
     }
+}
+
+/// Sends groups of descriptors, and how many each has.
+fn send<const N: usize>(to: BorrowedFd<'_>, groups: [&[OwnedFd]; N]) -> Result<(), Errno> {
+    let counts = groups.map(|group| u8::try_from(group.len()).unwrap_or(u8::MAX));
+    let fds: Vec<RawFd> = groups.iter().flat_map(|group| group.iter()).map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&fds)];
+    let rights = if fds.is_empty() { &[][..] } else { &rights[..] };
+    sendmsg::<()>(to.as_raw_fd(), &[IoSlice::new(&counts)], rights, MsgFlags::MSG_NOSIGNAL, None).map(drop)
+}
+
+fn receive<const N: usize>(from: BorrowedFd<'_>) -> Result<Option<[Vec<OwnedFd>; N]>, Errno> {
+    let mut counts = [0; N];
+    let mut space = nix::cmsg_space!([RawFd; MOST]);
+    let mut data = [IoSliceMut::new(&mut counts)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<()>(from.as_raw_fd(), &mut data, Some(&mut space), flags)?;
+    let mut fds = Vec::new();
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(received) = control {
+            fds.extend(received.into_iter().map(crate::sys::fd::received));
+        }
+    }
+    if message.bytes != counts.len() {
+        return Ok(None);
+    }
+    let mut fds = fds.into_iter();
+    Ok(Some(counts.map(|count| fds.by_ref().take(usize::from(count)).collect())))
 }
 
 #[cfg(test)]
@@ -97,12 +114,15 @@ mod tests {
     #[test]
     fn what_is_sent_arrives_in_its_place() {
         let (driver, init) = pair().expect("socketpair");
-        let given = Given { attach: vec![null(), null()], frame: Some(null()), ..Given::default() };
-        given.send(driver.as_fd()).expect("sent");
-        let got = Given::receive(init.as_fd()).expect("received").expect("whole");
-        assert!(got.clone_into.is_none() && got.storage.is_none() && got.frame.is_some());
-        assert_eq!((got.attach.len(), got.parts.len()), (2, 0));
+        let furniture = Furniture { frame: Some(null()), ..Furniture::default() };
+        furniture.send(driver.as_fd()).expect("sent");
+        let entrance = Entrance { attach: vec![null(), null()], ..Entrance::default() };
+        entrance.send(driver.as_fd()).expect("sent");
+        let got = Furniture::receive(init.as_fd()).expect("received").expect("whole");
+        assert!(got.storage.is_none() && got.frame.is_some() && got.parts.is_empty());
+        let got = Entrance::receive(init.as_fd()).expect("received").expect("whole");
+        assert_eq!((got.clone_into.is_some(), got.attach.len()), (false, 2));
         drop(driver);
-        assert!(Given::receive(init.as_fd()).expect("end").is_none());
+        assert!(Entrance::receive(init.as_fd()).expect("end").is_none());
     }
 }

@@ -1,5 +1,5 @@
-//! init: PID 1 of the job's PID namespace. It makes the other namespaces, forks the job, becomes
-//! nobody, and reaps.
+//! init: PID 1 of the job's PID namespace. It makes the other namespaces and what is in them, forks the
+//! job, becomes nobody, and reaps.
 //!
 //! A root init next to an untrusted job would be the weakest process in the box. This one has
 //! another uid than the job (no ptrace, no prlimit, no signal from it; PID 1 ignores those of its
@@ -16,12 +16,12 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{waitpid, WaitStatus};
 use nix::unistd::Pid;
 
-use super::handover::Given;
+use super::handover::{Entrance, Furniture};
 use super::prepare::Prepared;
-use super::privileges::give_up;
+use super::privileges::{become_identity, empty_bounding_set};
 use super::read_back::namespace;
 use super::report::{Record, Reporter};
-use super::{enter, on, seccomp, Failed, SETUP_FAILED};
+use super::{enter, on, seccomp, surround, Failed, SETUP_FAILED};
 use crate::fault::Step;
 use crate::sys::fd::close_all_but;
 use crate::sys::process::{clone3, default_signals, exit_now, Forked};
@@ -60,18 +60,19 @@ pub(super) fn run(mut prepared: Prepared, reporter: &Reporter, hand: OwnedFd) ->
     if same {
         fail(reporter, Step::Namespaces, on(2)(Errno::EPERM));
     }
-    prepared.given = match Given::receive(hand.as_fd()) {
-        Ok(Some(given)) => given,
-        // The driver knows why it gave up.
-        Ok(None) => exit_now(SETUP_FAILED),
-        Err(errno) => fail(reporter, Step::Init, on(6)(errno)),
-    };
+    prepared.furniture = handed(Furniture::receive(hand.as_fd()), reporter);
+    surround(&prepared, reporter);
+    // The job inherits it.
+    if let Err(failed) = empty_bounding_set(prepared.identity) {
+        fail(reporter, Step::Privileges, failed);
+    }
+    prepared.entrance = handed(Entrance::receive(hand.as_fd()), reporter);
     drop(hand);
     // The driver had moved it away from its own.
     let _ = sched_setaffinity(Pid::from_raw(0), &prepared.processors);
     // SAFETY: init is a fork of the single-threaded driver, so it has one thread itself.
     #[allow(unsafe_code)]
-    let forked = unsafe { clone3(0, prepared.given.cgroup()) };
+    let forked = unsafe { clone3(0, prepared.entrance.cgroup()) };
     let job = match forked {
         Ok(Forked::Child) => {
             prepared.ready_tx = None;
@@ -86,7 +87,17 @@ pub(super) fn run(mut prepared: Prepared, reporter: &Reporter, hand: OwnedFd) ->
     }
 }
 
-fn fail(reporter: &Reporter, step: Step, failed: Failed) -> ! {
+/// What the driver made.
+fn handed<T>(received: Result<Option<T>, Errno>, reporter: &Reporter) -> T {
+    match received {
+        Ok(Some(made)) => made,
+        // The driver knows why it gave up.
+        Ok(None) => exit_now(SETUP_FAILED),
+        Err(errno) => fail(reporter, Step::Init, on(6)(errno)),
+    }
+}
+
+pub(super) fn fail(reporter: &Reporter, step: Step, failed: Failed) -> ! {
     reporter.send(Record::Fault { step, index: failed.index, errno: failed.errno });
     exit_now(SETUP_FAILED)
 }
@@ -95,7 +106,7 @@ fn become_harmless(prepared: &Prepared, reporter: &Reporter) -> Result<(), Faile
     if !prepared.pid_namespace {
         prctl::set_child_subreaper(true).map_err(on(0))?;
     }
-    give_up(prepared.identity.of_init()).map_err(|failed| on(1)(failed.errno))?;
+    become_identity(prepared.identity.of_init()).map_err(|failed| on(1)(failed.errno))?;
     prctl::set_no_new_privs().map_err(on(1))?;
     // PID 1 ignores what its own namespace sends it, but for signals that it has a handler for, and Rust's
     // runtime has two: where the job has init's uid, it could have them run into the filter.

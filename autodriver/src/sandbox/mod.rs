@@ -1,12 +1,13 @@
 //! # The box: theory of operation
 //!
 //! The **driver** leases a uid and creates **init** with clone3(2) in a new PID namespace. While
-//! init makes itself mount, network, IPC and UTS namespaces, which takes longest, the driver makes
-//! the cgroup and furnishes the storage, and hands both over. init forks the **job** into the
-//! cgroup, gives up every privilege, and from then on only reaps; when the job's first process
-//! ends it says how and exits, and the kernel kills whatever else is in the PID namespace.
+//! init makes itself mount, network, IPC and UTS namespaces, which takes longest, the driver furnishes
+//! the storage and hands it over; while init puts the job's root together of it, the driver makes the
+//! cgroup. init forks the **job** into the cgroup, gives up every privilege, and from then on only reaps;
+//! when the job's first process ends it says how and exits, and the kernel kills whatever else is in
+//! the PID namespace.
 //!
-//! The job process takes everything away from itself, in the order of [`LAYERS`]; each line below
+//! The job process takes everything else away from itself, in the order of [`LAYERS`]; each line below
 //! says why it stands where it stands. It waits until init has given up its privileges, then
 //! executes the program. A step that fails is sent to the driver as numbers ([`report`]); nothing
 //! is ever written to the job's own streams.
@@ -45,7 +46,7 @@ use crate::fault::Step;
 use prepare::Prepared;
 use report::{Record, Reporter};
 
-/// One layer, applied in the job process.
+/// One layer, applied in init or in the job process.
 struct Layer {
     step: Step,
     apply: fn(&Prepared) -> Result<(), Failed>,
@@ -64,16 +65,21 @@ fn on(index: usize) -> impl Fn(Errno) -> Failed {
     move |errno| Failed { index, errno }
 }
 
-/// The sandbox. Reading this table top to bottom is reading what the job loses, in order.
-const LAYERS: &[Layer] = &[
-    // Before it uses anything; kernel objects of the set-up that outlive it are few.
-    Layer { step: Step::Attach, apply: attach::apply },
-    // Before anything can signal us through a terminal or a group; needs the machine's /proc.
-    Layer { step: Step::Session, apply: session::apply },
+/// What is made around the job before there is one: init does it, while the driver makes the cgroup.
+/// Reading this table and the next top to bottom is reading what the job loses, in order.
+const SURROUNDINGS: &[Layer] = &[
     // Needs CAP_SYS_ADMIN.
     Layer { step: Step::Mounts, apply: mounts::apply },
     // Needs CAP_NET_ADMIN and CAP_SYS_ADMIN.
     Layer { step: Step::Network, apply: network::apply },
+];
+
+/// What the job does itself.
+const LAYERS: &[Layer] = &[
+    // Before it uses anything; kernel objects of the set-up that outlive it are few.
+    Layer { step: Step::Attach, apply: attach::apply },
+    // Before anything can signal us through a terminal or a group.
+    Layer { step: Step::Session, apply: session::apply },
     // Raising a hard limit needs CAP_SYS_RESOURCE; lowering must come before the uid's own count.
     Layer { step: Step::Rlimits, apply: rlimits::apply },
     // From here on nothing can be regained.
@@ -92,22 +98,27 @@ fn seccomp_layer(prepared: &Prepared) -> Result<(), Failed> {
     prepared.filters.iter().try_for_each(|filter| seccomp::install(filter).map_err(on(0)))
 }
 
-/// Becomes the job. Every path ends in execve(2) or _exit(2).
-fn enter(prepared: &Prepared, reporter: &Reporter) -> ! {
-    let fail = |step: Step, failed: Failed| {
-        reporter.send(Record::Fault { step, index: failed.index, errno: failed.errno });
-        crate::sys::process::exit_now(SETUP_FAILED)
-    };
-    for layer in LAYERS {
+/// Makes what is around the job.
+fn surround(prepared: &Prepared, reporter: &Reporter) {
+    apply(SURROUNDINGS, prepared, reporter);
+}
+
+fn apply(layers: &[Layer], prepared: &Prepared, reporter: &Reporter) {
+    for layer in layers {
         if let Err(failed) = (layer.apply)(prepared) {
-            fail(layer.step, failed);
+            init::fail(reporter, layer.step, failed);
         }
     }
+}
+
+/// Becomes the job. Every path ends in execve(2) or _exit(2).
+fn enter(prepared: &Prepared, reporter: &Reporter) -> ! {
+    apply(LAYERS, prepared, reporter);
     if let Err(failed) = exec::change_directory(prepared) {
-        fail(Step::Exec, failed);
+        init::fail(reporter, Step::Exec, failed);
     }
     reporter.send(Record::ExecNext);
-    fail(Step::Exec, exec::execute(prepared))
+    init::fail(reporter, Step::Exec, exec::execute(prepared))
 }
 
 /// What a child exits with when it has sent a fault; nobody looks at it.
@@ -130,6 +141,7 @@ mod tests {
 
     #[test]
     fn layers_stand_in_the_order_of_the_steps() {
-        assert!(LAYERS.windows(2).all(|pair| pair[0].step < pair[1].step));
+        let steps: Vec<Step> = SURROUNDINGS.iter().chain(LAYERS).map(|layer| layer.step).collect();
+        assert!(steps.is_sorted_by(|one, next| one < next), "{steps:?}");
     }
 }

@@ -31,7 +31,7 @@ pub(super) const ACTS: [&str; 4] = [
 
 pub(super) fn apply(prepared: &Prepared) -> Result<(), Failed> {
     let Some(mounts) = &prepared.mounts else { return Ok(()) };
-    let given = &prepared.given;
+    let given = &prepared.furniture;
     let act = |act: usize| on(mounts.len() + act);
     let frame = given.frame.as_ref().ok_or(Errno::EBADF).map_err(act(1))?.as_fd();
     make_private().map_err(act(0))?;

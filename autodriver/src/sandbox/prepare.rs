@@ -15,7 +15,7 @@ use seccompiler::sock_filter;
 
 use super::accounts::{Account, AccountFiles};
 use super::cgroup::Cgroup;
-use super::handover::Given;
+use super::handover::{Entrance, Furniture};
 use super::layout::{layout, Frame, ACCOUNT_FILES};
 use super::privileges::Identity;
 use super::read_back::{self, Expected};
@@ -128,7 +128,8 @@ pub(super) struct Prepared {
     pub(super) filters_before: u32,
     /// The cgroup directory that the job must be in, and in how many hierarchies.
     pub(super) cgroup: (String, usize),
-    pub(super) given: Given,
+    pub(super) furniture: Furniture,
+    pub(super) entrance: Entrance,
     pub(super) cgroup_namespace: bool,
     pub(super) pid_namespace: bool,
     /// What init has below it dies with it, or is found by its uid; else the keeper needs init to find it.
@@ -230,7 +231,8 @@ pub fn prepare(ground: Ground<'_>) -> Result<Ready, Fault> {
         left: left(plan),
         filters_before: facts.filters,
         cgroup: (super::cgroup::directory_name(tag), super::cgroup::hierarchies(&facts.hierarchy)),
-        given: Given::default(),
+        furniture: Furniture::default(),
+        entrance: Entrance::default(),
         cgroup_namespace: enforces(Layer::CgroupNamespace),
         pid_namespace: enforces(Layer::PidNamespace),
         dies_with_driver: enforces(Layer::PidNamespace)
@@ -273,7 +275,7 @@ fn open_stdin(path: Option<&str>, storage: Option<&Storage>) -> Result<OwnedFd, 
             return Ok(null.into());
         }
         let Some(storage) = storage else { return pipe(OFlag::empty()).map(|(rx, _)| rx) };
-        return storage.null().map_err(|errno| Fault::new(Step::Storage, "open the job's /dev/null", errno));
+        return storage.null();
     };
     let flags = match storage {
         Some(_) => OFlag::O_RDONLY,
@@ -361,8 +363,6 @@ pub struct Furnishings<'a> {
     pub files: &'a AccountFiles,
     /// Its storage.
     pub storage: &'a Storage,
-    /// Its cgroup.
-    pub cgroup: &'a Cgroup,
     /// What it may write, in bytes and in files; 0 means no limit.
     pub disk: (u64, u64),
     /// Whether no other job comes after it on the same storage.
@@ -370,32 +370,37 @@ pub struct Furnishings<'a> {
 }
 
 impl Ready {
-    /// Makes what init is handed.
+    /// Makes what init is handed first.
     ///
     /// # Errors
     /// What could not be made.
-    pub(super) fn furnish(&self, with: &Furnishings<'_>) -> Result<Given, Fault> {
-        let Furnishings { plan, account, files, storage, cgroup, disk, last } = *with;
-        let own = |fd: BorrowedFd<'_>| {
-            fd.try_clone_to_owned().map_err(|error| {
-                Fault::new(Step::Storage, "duplicate a descriptor", crate::fault::errno_of(&error))
-            })
-        };
-        let mut given = Given {
-            clone_into: cgroup.clone_target().map(own).transpose()?,
-            attach: cgroup.attach_targets()?,
-            ..Given::default()
-        };
+    pub(super) fn furnish(&self, with: &Furnishings<'_>) -> Result<Furniture, Fault> {
+        let Furnishings { plan, account, files, storage, disk, last } = *with;
+        let mut furniture = Furniture::default();
         if self.prepared.mounts.is_some() {
+            storage.furnish()?;
             write_accounts(plan, account, files, storage)?;
             let (frame, parts) = self.frame.build(storage)?;
-            (given.frame, given.parts) = (Some(frame), parts);
-            given.storage = storage.detached().filter(|_| last).map(own).transpose()?;
+            (furniture.frame, furniture.parts) = (Some(frame), parts);
+            furniture.storage = storage.detached().filter(|_| last).map(own).transpose()?;
         }
         // Only now: the frame is complete, and so are the files that were put.
         storage.limit(disk.0, disk.1)?;
-        Ok(given)
+        Ok(furniture)
     }
+}
+
+/// What init is handed then.
+///
+/// # Errors
+/// What could not be opened.
+pub(super) fn entrance(cgroup: &Cgroup) -> Result<Entrance, Fault> {
+    Ok(Entrance { clone_into: cgroup.clone_target().map(own).transpose()?, attach: cgroup.attach_targets()? })
+}
+
+fn own(fd: BorrowedFd<'_>) -> Result<OwnedFd, Fault> {
+    fd.try_clone_to_owned()
+        .map_err(|error| Fault::new(Step::Storage, "duplicate a descriptor", crate::fault::errno_of(&error)))
 }
 
 fn write_accounts(

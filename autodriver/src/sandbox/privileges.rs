@@ -63,21 +63,36 @@ pub(super) const SETS: [(&str, CapSet); 5] = [
 ];
 
 pub(super) fn apply(prepared: &Prepared) -> Result<(), Failed> {
-    give_up(prepared.identity)?;
+    become_identity(prepared.identity)?;
     if prepared.no_new_privs {
         prctl::set_no_new_privs().map_err(on(6))?;
     }
     Ok(())
 }
 
-/// Becomes it, in every sense and for good. init does the same.
+/// Becomes it, in every sense and for good.
 pub(super) fn give_up(identity: Identity) -> Result<(), Failed> {
+    empty_bounding_set(identity)?;
+    become_identity(identity)
+}
+
+/// What nobody can get back; what a process has now it keeps.
+pub(super) fn empty_bounding_set(identity: Identity) -> Result<(), Failed> {
+    match identity {
+        Identity::Callers => Ok(()),
+        _ => empty(CapSet::Bounding, 0),
+    }
+}
+
+fn empty(set: CapSet, index: usize) -> Result<(), Failed> {
+    caps::clear(None, set).map_err(|_| on(index)(Errno::EPERM))
+}
+
+/// The rest, of init and of its job.
+pub(super) fn become_identity(identity: Identity) -> Result<(), Failed> {
     if identity == Identity::Callers {
         return Ok(());
     }
-    let empty = |set, index: usize| caps::clear(None, set).map_err(|_| on(index)(Errno::EPERM));
-    let [(_, bounding), others @ ..] = SETS;
-    empty(bounding, 0)?;
     lock_securebits().map_err(on(1))?;
     if let Identity::Own(id) = identity {
         let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
@@ -85,8 +100,8 @@ pub(super) fn give_up(identity: Identity) -> Result<(), Failed> {
         setresgid(gid, gid, gid).map_err(on(3))?;
         setresuid(uid, uid, uid).map_err(on(4))?;
     }
-    for (_, set) in others {
-        empty(set, 5)?;
+    for (_, set) in &SETS[1..] {
+        empty(*set, 5)?;
     }
     Ok(())
 }

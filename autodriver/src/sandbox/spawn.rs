@@ -10,8 +10,9 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{waitid, Id, WaitPidFlag};
 use nix::unistd::{pipe2, Pid};
 
-use super::handover::Given;
-use super::prepare::{DriverEnds, Furnishings, Prepared, Ready};
+use super::cgroup::Cgroup;
+use super::handover::Entrance;
+use super::prepare::{entrance, DriverEnds, Furnishings, Prepared, Ready};
 use super::report::{Reporter, Reports};
 use super::{exec, handover, init, landlock, mounts, network, privileges, read_back, session};
 use crate::fault::{Fault, Step};
@@ -105,24 +106,36 @@ const NAMESPACE_ACTS: [&str; 3] = [
 ];
 
 impl Starting {
-    /// Makes the rest and hands it over.
+    /// Makes what is around the job and hands it over.
     ///
     /// # Errors
     /// What could not be made.
-    pub fn finish(self, with: &Furnishings<'_>) -> Result<Spawned, Fault> {
+    pub fn furnish(&self, with: &Furnishings<'_>) -> Result<(), Fault> {
+        handed(self.ready.furnish(with)?.send(self.hand.as_fd()))
+    }
+
+    /// Hands the job's cgroup over, after which it starts.
+    ///
+    /// # Errors
+    /// What could not be opened.
+    pub fn finish(self, plan: &Plan, cgroup: &Cgroup) -> Result<Spawned, Fault> {
         let Starting { mut init, reports, hand, ready } = self;
-        let given = ready.furnish(with)?;
-        let objects = Objects::of(with, &given, &ready.prepared);
-        match given.send(hand.as_fd()) {
-            // It died of a fault that it has reported.
-            Ok(()) | Err(Errno::EPIPE | Errno::ECONNRESET) => {}
-            Err(errno) => return Err(Fault::new(Step::Namespaces, "hand over to init", errno)),
-        }
+        let entrance = entrance(cgroup)?;
+        let objects = Objects::of(plan, cgroup, &entrance, &ready.prepared);
+        handed(entrance.send(hand.as_fd()))?;
         let DriverEnds { stdout, stderr, lifeline } = ready.ends;
         match init.0.take() {
             Some(init) => Ok(Spawned { init, reports, stdout, stderr, objects, _lifeline: lifeline }),
             None => Err(Fault::refused(Step::Namespaces, "hand over to init", "it is not there")),
         }
+    }
+}
+
+fn handed(sent: Result<(), Errno>) -> Result<(), Fault> {
+    match sent {
+        // It died of a fault that it has reported.
+        Ok(()) | Err(Errno::EPIPE | Errno::ECONNRESET) => Ok(()),
+        Err(errno) => Err(Fault::new(Step::Namespaces, "hand over to init", errno)),
     }
 }
 
@@ -148,10 +161,9 @@ fn check_single_threaded() -> Result<(), Fault> {
 }
 
 impl Objects {
-    fn of(with: &Furnishings<'_>, given: &Given, prepared: &Prepared) -> Objects {
-        let Furnishings { plan, cgroup, .. } = with;
+    fn of(plan: &Plan, cgroup: &Cgroup, entrance: &Entrance, prepared: &Prepared) -> Objects {
         let list = |acts: &[&str]| acts.iter().map(|act| (*act).to_owned()).collect::<Vec<_>>();
-        let attach = (0..given.attach.len()).map(|n| format!("enter cgroup {}", cgroup.attach_path(n)));
+        let attach = (0..entrance.attach.len()).map(|n| format!("enter cgroup {}", cgroup.attach_path(n)));
         let mounts = prepared.mounts.iter().flatten().map(|entry| entry.what.clone());
         let rules = prepared.landlock.iter().flat_map(|rules| &rules.paths);
         let program = prepared.argv.first().map(|program| program.to_string_lossy().into_owned());

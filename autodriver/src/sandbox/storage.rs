@@ -24,16 +24,9 @@ use super::plain::Plain;
 use crate::fault::{Fault, Step};
 use crate::sys::mount::{self, FsContext};
 
-/// Directories of the storage: name, and mode.
-const DIRECTORIES: [(&str, u32); 7] = [
-    ("root", 0o755),
-    ("job", 0o755),
-    ("tmp", 0o1777),
-    ("var_tmp", 0o1777),
-    ("shm", 0o1777),
-    ("dev", 0o755),
-    ("etc", 0o755),
-];
+/// Directories of the storage besides the job's: name, and mode.
+const DIRECTORIES: [(&str, u32); 6] =
+    [("root", 0o755), ("tmp", 0o1777), ("var_tmp", 0o1777), ("shm", 0o1777), ("dev", 0o755), ("etc", 0o755)];
 
 /// Device nodes of `/dev`: name, major, minor (Documentation/admin-guide/devices.txt). `tty` is
 /// harmless: the job has no controlling terminal.
@@ -78,7 +71,8 @@ struct Mounted {
     /// On kernels where it has to be attached. First, so that it is unmounted before it is let go.
     attached: OnceCell<Attached>,
     mount: OwnedFd,
-    root: OwnedFd,
+    /// What the job's root is put together in, once there is more than the job directory.
+    root: OnceCell<OwnedFd>,
     /// Where it is attached then.
     place: String,
 }
@@ -128,19 +122,37 @@ impl Storage {
         set(c"mode", c"0755").map_err(fault("mode"))?;
         set(c"source", c"autodriver").map_err(fault("source"))?;
         let mount = context.mount(mount::attr::NOSUID).map_err(fault("fsmount"))?;
-        for (name, mode) in DIRECTORIES {
-            make_directory(mount.as_fd(), name, mode).map_err(fault(name))?;
-        }
+        make_directory(mount.as_fd(), "job", 0o755).map_err(fault("job"))?;
         if let Some(id) = owner {
             let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
             fchownat(&mount, "job", Some(uid), Some(gid), nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW)
                 .map_err(fault("chown"))?;
         }
         let job = open_directory(mount.as_fd(), "job").map_err(fault("job"))?;
-        let root = open_directory(mount.as_fd(), "root").map_err(fault("root"))?;
-        devices(mount.as_fd()).map_err(fault("device nodes"))?;
-        let kind = Kind::Mounted(Mounted { mount, root, place, attached: OnceCell::new() });
+        let kind = Kind::Mounted(Mounted { mount, root: OnceCell::new(), place, attached: OnceCell::new() });
         Ok(Storage { kind, job })
+    }
+
+    /// Makes what a job needs besides its directory, once; a plain one has none of it.
+    ///
+    /// # Errors
+    /// Which part could not be made, and why.
+    pub fn furnish(&self) -> Result<(), Fault> {
+        let Ok(Mounted { mount, root, .. }) = self.mounted() else { return Ok(()) };
+        if root.get().is_some() {
+            return Ok(());
+        }
+        let fault = |what: &str| {
+            let object = format!("make the job's storage: {what}");
+            move |errno| Fault::new(Step::Storage, object, errno)
+        };
+        for (name, mode) in DIRECTORIES {
+            make_directory(mount.as_fd(), name, mode).map_err(fault(name))?;
+        }
+        devices(mount.as_fd()).map_err(fault("device nodes"))?;
+        let opened = open_directory(mount.as_fd(), "root").map_err(fault("root"))?;
+        root.get_or_init(|| opened);
+        Ok(())
     }
 
     fn mounted(&self) -> Result<&Mounted, Errno> {
@@ -197,14 +209,16 @@ impl Storage {
     /// The null device, of the job's own `/dev`, or what reads like it.
     ///
     /// # Errors
-    /// Those of open(2).
-    pub fn null(&self) -> Result<OwnedFd, Errno> {
-        if self.mounted().is_err() {
+    /// As [`Storage::furnish`], or why it could not be opened.
+    pub fn null(&self) -> Result<OwnedFd, Fault> {
+        let fault = |errno| Fault::new(Step::Storage, "open the job's /dev/null", errno);
+        self.furnish()?;
+        let Ok(Mounted { mount, .. }) = self.mounted() else {
             // There is none: a pipe that nobody can write to reads as empty too.
-            return pipe2(OFlag::O_CLOEXEC).map(|(rx, _)| rx);
-        }
+            return pipe2(OFlag::O_CLOEXEC).map(|(rx, _)| rx).map_err(fault);
+        };
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        openat(&self.mounted()?.mount, "dev/null", flags, Mode::empty())
+        openat(mount, "dev/null", flags, Mode::empty()).map_err(fault)
     }
 
     /// Writes a file below `etc`, for the job to read.
@@ -230,7 +244,7 @@ impl Storage {
     pub fn mount_point(&self, part: &str, path: &Path, directory: bool) -> Result<(), Errno> {
         let (opened, mut next);
         let Mounted { root, mount, .. } = self.mounted()?;
-        let mut at = root.as_fd();
+        let mut at = root.get().ok_or(NO_MOUNT)?.as_fd();
         if part != "root" {
             opened = open_directory(mount.as_fd(), part)?;
             at = opened.as_fd();
@@ -260,7 +274,7 @@ impl Storage {
     /// # Errors
     /// Those of symlink(2).
     pub fn link(&self, name: &Path, target: &Path) -> Result<(), Errno> {
-        match symlinkat(target, &self.mounted()?.root, name) {
+        match symlinkat(target, self.mounted()?.root.get().ok_or(NO_MOUNT)?, name) {
             // From an earlier job of the same slot.
             Err(Errno::EEXIST) => Ok(()),
             made => made,
@@ -273,6 +287,7 @@ impl Storage {
     /// Why it could not be mounted.
     pub fn show(&self, place: &str) -> Result<Attached, Fault> {
         let fault = |errno| Fault::new(Step::Storage, format!("mount the job's storage on {place}"), errno);
+        self.furnish()?;
         let mount = self.part(c"").map_err(fault)?;
         mount::set_attributes(mount.as_fd(), mount::attr::NOSUID | mount::attr::NODEV, false)
             .map_err(fault)?;
