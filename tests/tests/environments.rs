@@ -273,7 +273,9 @@ fn storage_is_limited_for_the_whole_job() {
     let limited = |script: &str| shell(script).opt("--disk", "32M");
     let fill = "for name in 1 2 3 4 5 6; do ./captive strict write $name 10 || exit 1; done; sleep 5";
     let end = ended_by(Cause::DiskLimit);
-    pair(Layer::Disk, (limited(fill), end), (limited("./captive strict write a 10"), done));
+    pair(Layer::Disk, (limited(fill), &end), (limited("./captive strict write a 10"), done));
+    let moved = limited("./captive strict hide-by-moving 60").run().expect_started().expect_restored();
+    assert!(end(&moved), "{moved}");
 }
 
 #[test]

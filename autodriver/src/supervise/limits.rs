@@ -18,6 +18,8 @@ const SAMPLE_MIN: Duration = Duration::from_millis(2);
 const FILL_RATE: u64 = 4096;
 /// How long a job may go on with full storage: it fails, copes, or is ended.
 const FULL_MAX: Duration = Duration::from_secs(1);
+/// How long a job may keep its files from being counted.
+const UNCOUNTED_MAX: Duration = Duration::from_secs(1);
 /// The storage counts as full when less than a page is left.
 const PAGE: u64 = 4096;
 
@@ -30,6 +32,7 @@ pub struct Limits {
     storage_before: u64,
     processors: u64,
     full_since: Option<Instant>,
+    uncounted_since: Option<Instant>,
     full_seen: (bool, bool),
 }
 
@@ -70,6 +73,7 @@ impl Limits {
             storage_before,
             processors,
             full_since: None,
+            uncounted_since: None,
             full_seen: (false, false),
         }
     }
@@ -130,6 +134,10 @@ impl Limits {
         }
         if let Some(watch) = watch.filter(|_| plan.substitutes(Layer::Disk)) {
             let (bytes, inodes) = disk_left(watch, plan);
+            if self.stays_uncounted(now, watch) {
+                self.full_seen.0 = true;
+                return Some(Cause::DiskLimit);
+            }
             if bytes == 0 || inodes == 0 {
                 self.full_seen = (self.full_seen.0 | (bytes == 0), self.full_seen.1 | (inodes == 0));
                 return Some(Cause::DiskLimit);
@@ -155,6 +163,16 @@ impl Limits {
             return false;
         }
         now >= *self.full_since.get_or_insert(now) + FULL_MAX
+    }
+
+    /// Whether no look could count all files for so long that it must be the job's doing: it moves
+    /// directories about while they are walked.
+    fn stays_uncounted(&mut self, now: Instant, watch: &Watch) -> bool {
+        if watch.is_all_counted() {
+            self.uncounted_since = None;
+            return false;
+        }
+        now >= *self.uncounted_since.get_or_insert(now) + UNCOUNTED_MAX
     }
 
     /// What the storage was seen to have no room for, at any sample.

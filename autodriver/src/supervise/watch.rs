@@ -31,8 +31,8 @@ const LOOK_MIN: Duration = Duration::from_millis(2);
 const LOOK_SHARE: u32 = 10;
 /// How fast a disk can be filled, bytes for each microsecond: a generous bound for the page cache.
 const WRITE_RATE: u64 = 2048;
-/// Files and directories looked at in one walk; the limit of inodes is below that by default.
-const WALK_MAX: u64 = 1 << 20;
+/// Files and directories looked at in one walk: more than any limit of inodes and any input together.
+const WALK_MAX: u64 = 1 << 23;
 
 /// The driver's own look at a job.
 #[derive(Debug)]
@@ -137,6 +137,11 @@ impl Watch {
         let bytes = self.disk.bytes.saturating_sub(self.before.bytes);
         let inodes = self.disk.inodes.saturating_sub(self.before.inodes);
         (bytes + self.sample.unlinked_bytes, inodes + self.sample.unlinked_inodes)
+    }
+
+    /// Whether the last look met every file of the storage.
+    pub fn is_all_counted(&self) -> bool {
+        !self.disk.partial
     }
 
     /// How long it takes at least to write so many bytes.

@@ -9,7 +9,7 @@ use std::path::Path;
 use nix::fcntl::{openat, OFlag};
 use nix::sys::stat::{mkdirat, Mode};
 
-use crate::answer::{empty, errno_of, number, say, Answer};
+use crate::answer::{child, empty, errno_of, number, say, Answer};
 use crate::clock::sleep;
 
 pub(crate) fn attempt(words: &[&str]) -> Option<Answer> {
@@ -33,6 +33,7 @@ pub(crate) fn attempt(words: &[&str]) -> Option<Answer> {
         ["link", from, to] => fs::hard_link(from, to).map(empty),
         ["mkfifo", path] => nix::unistd::mkfifo(*path, Mode::S_IRWXU).map(empty).map_err(io::Error::from),
         ["deep", path, levels] => deep(path, number(levels)).map_err(io::Error::from),
+        ["hide-by-moving", mib] => hide_by_moving(number(mib)),
         ["hostile-tree", path] => hostile_tree(path).map(empty),
         ["run-file", path] => run_file(path),
         _ => return None,
@@ -50,6 +51,32 @@ fn fill(file: &mut File, mib: usize) -> io::Result<String> {
     for _ in 0..mib {
         file.write_all(&block)?;
     }
+    Ok(String::new())
+}
+
+/// As `write`, far below directories that are moved all the time: who walks the tree comes back from one of
+/// them to another place than it came from, and does not find the rest.
+fn hide_by_moving(mib: usize) -> io::Result<String> {
+    const MOVED: usize = 30;
+    for _ in 0..80 {
+        fs::create_dir("d")?;
+        std::env::set_current_dir("d")?;
+    }
+    fs::create_dir("elsewhere")?;
+    let places = |n: usize| (format!("{n}/moved"), format!("elsewhere/{n}"));
+    for n in 0..MOVED {
+        fs::create_dir_all(places(n).0)?;
+        make_files(&places(n).0, 200)?;
+    }
+    child(|| loop {
+        (0..MOVED).map(places).for_each(|(here, there)| drop(fs::rename(here, there)));
+        (0..MOVED).map(places).for_each(|(here, there)| drop(fs::rename(there, here)));
+    })?;
+    fs::create_dir("data")?;
+    for n in 0..mib {
+        fill(&mut File::create(format!("data/{n}"))?, 1)?;
+    }
+    sleep(20_000);
     Ok(String::new())
 }
 
