@@ -127,8 +127,9 @@ pub fn probe() -> Facts {
         loopback: status.has(CAP_NET_ADMIN) || namespaces == Namespaces::User,
         namespaces,
         without,
+        // An ordinary user's is a session's, where much else goes on.
         enclosing: match hierarchy {
-            Hierarchy::None => cgroups::find_enclosing(&mountinfo, &own),
+            Hierarchy::None if uid == 0 => cgroups::find_enclosing(&mountinfo, &own),
             _ => Enclosing::default(),
         },
         hierarchy,

@@ -68,7 +68,7 @@ pub fn open_forced(
 }
 
 /// Only the owner and root may, so that this does nothing to anybody else's.
-fn allow_owner(directory: BorrowedFd<'_>, needed: Mode) -> Result<Option<Mode>, Errno> {
+pub fn allow_owner(directory: BorrowedFd<'_>, needed: Mode) -> Result<Option<Mode>, Errno> {
     let before = Mode::from_bits_truncate(fstat(directory)?.st_mode);
     if before.contains(needed) {
         return Ok(None);

@@ -53,7 +53,7 @@ pub struct Starting {
     ready: Ready,
 }
 
-/// An init that was given nothing yet; it is killed and reaped when dropped.
+/// An init that was not given everything yet; it is killed and reaped when dropped.
 #[derive(Debug)]
 struct Waiting(Option<Child>);
 
@@ -88,7 +88,7 @@ pub fn begin(plan: &Plan, ready: Ready) -> Result<Starting, Fault> {
     }
 }
 
-/// Moves init to another processor than ours until it has its namespaces. By itself it may stay
+/// Moves init to another processor than ours until it forks the job. By itself it may stay
 /// behind us, though others idle: the halted processors of a virtual machine look taken to Linux
 /// (vcpu_is_preempted). Where there is no other, or it is refused, init waits its turn.
 fn spread(init: Pid, all: &CpuSet) {

@@ -147,7 +147,7 @@ impl Storage {
             move |errno| Fault::new(Step::Storage, object, errno)
         };
         for (name, mode) in DIRECTORIES {
-            make_directory(mount.as_fd(), name, mode).map_err(fault(name))?;
+            again(make_directory(mount.as_fd(), name, mode)).map_err(fault(name))?;
         }
         devices(mount.as_fd()).map_err(fault("device nodes"))?;
         let opened = open_directory(mount.as_fd(), "root").map_err(fault("root"))?;
@@ -274,11 +274,8 @@ impl Storage {
     /// # Errors
     /// Those of symlink(2).
     pub fn link(&self, name: &Path, target: &Path) -> Result<(), Errno> {
-        match symlinkat(target, self.mounted()?.root.get().ok_or(NO_MOUNT)?, name) {
-            // From an earlier job of the same slot.
-            Err(Errno::EEXIST) => Ok(()),
-            made => made,
-        }
+        // It may be there from an earlier job of the same slot.
+        again(symlinkat(target, self.mounted()?.root.get().ok_or(NO_MOUNT)?, name))
     }
 
     /// Shows the storage on the machine itself, to a job that has no mount namespace of its own.
@@ -353,6 +350,14 @@ fn attach_privately(mount: &OwnedFd, place: &str) -> Result<Attached, Errno> {
     Attached::attach(mount.as_fd(), place.to_owned())
 }
 
+/// What an attempt that failed half-way has made already is as it should be: nobody else may write there.
+fn again(made: Result<(), Errno>) -> Result<(), Errno> {
+    match made {
+        Err(Errno::EEXIST) => Ok(()),
+        made => made,
+    }
+}
+
 /// Whether the kernel lets us make device nodes: not in a user namespace (mknod(2)). Then `/dev` gets
 /// the machine's, by [`super::layout`]; the names are [`devices`].
 fn devices(mount: BorrowedFd<'_>) -> Result<(), Errno> {
@@ -361,17 +366,17 @@ fn devices(mount: BorrowedFd<'_>) -> Result<(), Errno> {
         let mode = Mode::from_bits_truncate(0o666);
         match mknodat(&dev, name, SFlag::S_IFCHR, mode, makedev(major, minor)) {
             Err(Errno::EPERM) => {
-                let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+                let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
                 openat(&dev, name, flags, Mode::empty())?;
             }
-            made => made?,
+            made => again(made)?,
         }
     }
     for (name, target) in DEVICE_LINKS {
-        symlinkat(target, &dev, name)?;
+        again(symlinkat(target, &dev, name))?;
     }
     for name in ["shm", "pts"] {
-        make_directory(dev.as_fd(), name, 0o755)?;
+        again(make_directory(dev.as_fd(), name, 0o755))?;
     }
     Ok(())
 }

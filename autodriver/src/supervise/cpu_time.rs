@@ -8,7 +8,7 @@
 //! because the kernel reaps such a child without adding its time to anybody's (wait(2)), and the
 //! children that it had waited for with it.
 //!
-//! What escapes both, for the wall clock to bound: children of a parent that ignores SIGCHLD which
+//! What escapes both, for [`super::enclosing`] and the wall clock to bound: children of a parent that ignores SIGCHLD which
 //! live shorter than the time between two looks. And since the bounds are not added, because they
 //! count mostly the same time, a job that spends half of it in either way is counted for half.
 //! The kernel gives both in ticks of 10 ms, rounded down for each process.

@@ -78,7 +78,15 @@ pub fn disk(directories: &[BorrowedFd<'_>], budget: u64) -> Disk {
 
 impl Walk {
     fn tree(&mut self, top: BorrowedFd<'_>) -> Result<(), Errno> {
-        let mut levels = vec![self.enter(walk::reopen(top)?, None)?];
+        let (opened, before) = match walk::reopen(top) {
+            // Its owner may close it to himself.
+            Err(Errno::EACCES) => {
+                let before = walk::allow_owner(top, TO_LOOK)?;
+                (walk::reopen(top)?, before)
+            }
+            opened => (opened?, None),
+        };
+        let mut levels = vec![self.enter(opened, before)?];
         loop {
             // Below the upper levels nobody could put a mode back.
             let upper = levels.len() < LEVELS;

@@ -3,16 +3,20 @@
 //! the way through a socket, socket buffers (cgroup v2); the time of children that nobody waits for and
 //! that live shorter than the time between two looks.
 //!
-//! It counts everything in the cgroup. What the driver and those who wait for it have is subtracted; what
-//! others hide is not known either, so that growth is the job's only between two looks in which all of them
-//! were there and used no time. Otherwise it counts as much as the looks saw.
+//! It counts everything in the cgroup, and a job must not be blamed for others. So it grows on the job's
+//! account only from one look to the next when nobody was there at either but the job, the driver, and those
+//! who wait for the driver, whose own share is subtracted; otherwise only by what the looks saw.
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
-use std::path::Path;
-use std::time::Duration;
+use std::io::Read;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::sys::signal::kill;
+use nix::sys::statfs::{statfs, TMPFS_MAGIC};
 use nix::time::{clock_gettime, ClockId};
 use nix::unistd::Pid;
 
@@ -21,12 +25,22 @@ use crate::facts;
 use crate::facts::Accounting;
 use crate::procfs::{Procfs, Status};
 
-/// Less than this beyond what was seen is noise: per-processor caches of the kernel's counters, page tables.
+/// Less than this beyond what was seen is noise: page tables, what the kernel frees late.
 const MEMORY_NOISE: u64 = 8 << 20;
-/// As [`MEMORY_NOISE`], microseconds: ticks, and a health check that was not met.
+/// What the kernel may keep for each processor before it adds it up (MEMCG_CHARGE_BATCH).
+const MEMORY_BATCH: u64 = 2 * 64 * 4096;
+/// As [`MEMORY_NOISE`], microseconds: ticks.
 const CPU_NOISE: u64 = 100_000;
-/// Longer than memory.stat and than any list of processes that is worth reading.
+/// As [`CPU_NOISE`], one part in so many of the time that passed: health checks that no look met.
+const CPU_NOISE_SHARE: u64 = 20;
+/// How long memory has to be there: the files and the account are not read at the same moment.
+const LASTING: Duration = Duration::from_millis(50);
+/// Longer than memory.stat.
 const TEXT: usize = 16 << 10;
+/// A cgroup with a longer list of processes is not followed.
+const LIST: u64 = 64 << 10;
+/// Generations between a process and one that is known.
+const GENERATIONS: usize = 64;
 
 /// What a look saw: the job's own.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,42 +53,60 @@ pub struct Seen {
     pub stored: u64,
 }
 
-/// What a job may have at most, so far as can be told.
+/// What a job has at least, as far as that is more than was seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Bounds {
-    /// Bytes, if that is more than was seen.
+    /// Bytes.
     pub memory: Option<u64>,
-    /// Microseconds, if that is more than was seen.
+    /// Microseconds.
     pub cpu_us: Option<u64>,
 }
 
 /// Follows both accounts.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Enclosing {
     memory: Option<Follower>,
     cpu: Option<Follower>,
+    others: Others,
+    /// Directories on a tmpfs that others may fill, each on another one.
+    places: Vec<Place>,
+    lasting: Lasting,
+    started: Instant,
+    memory_noise: u64,
     tick_us: u64,
 }
 
 impl Enclosing {
     /// Opens what there is.
-    pub fn open(found: &facts::Enclosing, procfs: &mut Procfs) -> Enclosing {
-        let known = match found {
-            facts::Enclosing { memory: None, cpu: None } => Vec::new(),
-            _ => known(procfs),
-        };
-        let open = |place: &Path, kind, names: &[&str]| Follower::open(place, kind, names, known.clone());
-        let memory = |accounting: &Accounting| match accounting {
-            Accounting::V2(place) => open(place, Kind::Memory2, &["memory.stat", "memory.swap.current"]),
-            Accounting::V1(place) => open(place, Kind::Memory1, &["memory.stat"]),
-        };
-        let cpu = |accounting: &Accounting| match accounting {
-            Accounting::V2(place) => open(place, Kind::Cpu2, &["cpu.stat"]),
-            Accounting::V1(place) => open(place, Kind::Cpu1, &["cpuacct.usage"]),
-        };
+    ///
+    /// `init` is the job's, and `storage` the device of what it may write.
+    pub fn open(
+        found: &facts::Enclosing,
+        procfs: &mut Procfs,
+        init: Pid,
+        storage: u64,
+        processors: u64,
+    ) -> Enclosing {
+        let memory = found.memory.as_ref().and_then(|accounting| match accounting {
+            Accounting::V2(at) => Follower::open(at, Kind::Memory2, &["memory.stat", "memory.swap.current"]),
+            Accounting::V1(at) => Follower::open(at, Kind::Memory1, &["memory.stat"]),
+        });
+        let cpu = found.cpu.as_ref().and_then(|accounting| match accounting {
+            Accounting::V2(at) => Follower::open(at, Kind::Cpu2, &["cpu.stat"]),
+            Accounting::V1(at) => Follower::open(at, Kind::Cpu1, &["cpuacct.usage"]),
+        });
+        let mut lists: Vec<PathBuf> =
+            [&memory, &cpu].into_iter().flatten().map(|follower| follower.list.clone()).collect();
+        lists.dedup();
+        let known = if lists.is_empty() { Vec::new() } else { known(procfs, init) };
         Enclosing {
-            memory: found.memory.as_ref().and_then(memory),
-            cpu: found.cpu.as_ref().and_then(cpu),
+            others: Others { lists, known, known_before: 0, alone_before: false },
+            places: if memory.is_some() { places(storage) } else { Vec::new() },
+            memory,
+            cpu,
+            lasting: Lasting::default(),
+            started: Instant::now(),
+            memory_noise: MEMORY_NOISE.max(MEMORY_BATCH.saturating_mul(processors)),
             tick_us: super::sampled::tick_us(),
         }
     }
@@ -82,22 +114,27 @@ impl Enclosing {
     /// Takes down what a look saw. `init` is the job's.
     pub fn observe(&mut self, procfs: &mut Procfs, init: Pid, look: &Look, seen: Seen) -> Bounds {
         let mut bounds = Bounds::default();
+        if self.memory.is_none() && self.cpu.is_none() {
+            return bounds;
+        }
+        let others = self.others.look(procfs, init, look);
         if let Some(memory) = &mut self.memory {
-            let others = memory.others.look(procfs, init, look);
-            let known = signed(others.memory) + signed(seen.stored);
+            let elsewhere: u64 = self.places.iter_mut().map(Place::grown).sum();
+            let known = signed(others.memory) + signed(seen.stored) + signed(elsewhere);
             let level = memory.read().map(|counted| signed(counted) - known);
-            let bound = level.and_then(|level| memory.tally.bound(level, signed(seen.memory), others.idle));
-            bounds.memory = bound.filter(|bound| *bound > seen.memory.saturating_add(MEMORY_NOISE));
+            let part = level.map(|level| memory.tally.part(level, signed(seen.memory), others.alone));
+            let bound = part.and_then(|part| self.lasting.least(Instant::now(), part));
+            bounds.memory = bound.filter(|bound| *bound > seen.memory.saturating_add(self.memory_noise));
         }
         if let Some(cpu) = &mut self.cpu {
-            let others = cpu.others.look(procfs, init, look);
             // Not in ticks: it is the busiest of them.
             let own = clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map_or(Duration::ZERO, Duration::from);
-            let own = u64::try_from(own.as_micros()).unwrap_or(u64::MAX);
-            let known = signed(others.ticks.saturating_mul(self.tick_us)) + signed(own);
+            let known = signed(others.ticks.saturating_mul(self.tick_us)) + signed(micros(own));
             let level = cpu.read().map(|counted| signed(counted) - known);
-            let bound = level.and_then(|level| cpu.tally.bound(level, signed(seen.cpu_us), others.idle));
-            bounds.cpu_us = bound.filter(|bound| *bound > seen.cpu_us.saturating_add(CPU_NOISE));
+            let part = level.map(|level| cpu.tally.part(level, signed(seen.cpu_us), others.alone));
+            let noise = CPU_NOISE + micros(self.started.elapsed()) / CPU_NOISE_SHARE;
+            let bound = part.and_then(|part| u64::try_from(part).ok());
+            bounds.cpu_us = bound.filter(|bound| *bound > seen.cpu_us.saturating_add(noise));
         }
         bounds
     }
@@ -105,6 +142,10 @@ impl Enclosing {
 
 fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn in_memory(status: &Status<'_>) -> u64 {
@@ -124,23 +165,23 @@ enum Kind {
 struct Follower {
     kind: Kind,
     files: Vec<File>,
-    others: Others,
+    /// Its processes.
+    list: PathBuf,
     tally: Tally,
 }
 
 impl Follower {
     /// `None` where it cannot be read, or where the cgroup has others below it, whose processes would not
     /// be seen.
-    fn open(place: &Path, kind: Kind, names: &[&str], known: Vec<Pid>) -> Option<Follower> {
-        let mut below = fs::read_dir(place).ok()?.flatten();
+    fn open(at: &Path, kind: Kind, names: &[&str]) -> Option<Follower> {
+        let mut below = fs::read_dir(at).ok()?.flatten();
         if below.any(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
             return None;
         }
         // Without swap there is no file of it.
-        let files: Vec<File> = names.iter().filter_map(|name| File::open(place.join(name)).ok()).collect();
-        let procs = File::open(place.join("cgroup.procs")).ok()?;
-        let others = Others { procs, known, before: None };
-        Some(Follower { kind, files, others, tally: Tally::default() }).filter(|one| one.read().is_some())
+        let files = names.iter().filter_map(|name| File::open(at.join(name)).ok()).collect();
+        let follower = Follower { kind, files, list: at.join("cgroup.procs"), tally: Tally::default() };
+        Some(follower).filter(|one| one.read().is_some())
     }
 
     /// Bytes, or microseconds.
@@ -186,27 +227,37 @@ impl Kind {
 /// The processes of the cgroup that are not the job's.
 #[derive(Debug)]
 struct Others {
-    procs: File,
+    /// Where they are listed.
+    lists: Vec<PathBuf>,
     /// Those whose share is known: the driver and whoever waits for it.
     known: Vec<Pid>,
-    /// Number, start and ticks of each of the rest at the last look.
-    before: Option<Vec<(Pid, u64, u64)>>,
+    /// How many of those were there at the last look, and whether they were alone with the job.
+    known_before: usize,
+    alone_before: bool,
 }
 
 /// What a look saw of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Share {
-    /// The rest are the same as at the last look, and have used no time since.
-    idle: bool,
+    /// Nobody else was there, now and at the last look.
+    alone: bool,
     /// Clock ticks of the known ones, the driver not among them.
     ticks: u64,
     /// Bytes of the known ones.
     memory: u64,
 }
 
-/// This process and those it descends from, as far as they are seen; and the first one of a container.
-fn known(procfs: &mut Procfs) -> Vec<Pid> {
+/// This process, those it descends from, as far as they are seen, and the first one of a container; and this
+/// process's other children, which wait: keepers.
+fn known(procfs: &mut Procfs, init: Pid) -> Vec<Pid> {
     let mut known = vec![Pid::this(), Pid::from_raw(1)];
+    let mut pids = Vec::new();
+    if procfs.pids(&mut pids).is_ok() {
+        for pid in pids.into_iter().filter(|pid| *pid != init) {
+            let process = procfs.process(pid).ok().flatten();
+            known.extend(process.filter(|process| process.parent == Pid::this()).map(|process| process.pid));
+        }
+    }
     let mut next = Pid::parent();
     while next.as_raw() > 1 && !known.contains(&next) {
         known.push(next);
@@ -218,52 +269,115 @@ fn known(procfs: &mut Procfs) -> Vec<Pid> {
 impl Others {
     fn look(&mut self, procfs: &mut Procfs, init: Pid, look: &Look) -> Share {
         let mut share = Share::default();
-        let rest = self.list(procfs, init, look, &mut share).ok();
-        share.idle = rest.is_some() && rest == self.before;
-        self.before = rest;
+        let (known, strangers) = self.sort(procfs, init, look, &mut share).unwrap_or((0, true));
+        // Whoever has left takes along what was subtracted for him.
+        share.alone = self.alone_before && !strangers && known == self.known_before;
+        (self.known_before, self.alone_before) = (known, !strangers);
         share
     }
 
-    fn list(
+    /// How many known ones there are, and whether there are strangers.
+    fn sort(
         &self,
         procfs: &mut Procfs,
         init: Pid,
         look: &Look,
         share: &mut Share,
-    ) -> Result<Vec<(Pid, u64, u64)>, Errno> {
-        let mut text = [0; TEXT];
-        let length = self.procs.read_at(&mut text, 0).map_err(|error| crate::fault::errno_of(&error))?;
-        // A list that does not fit is not told from one that does.
-        let text = text.get(..length).filter(|_| length < TEXT).ok_or(Errno::E2BIG)?;
-        let of_the_job =
-            |pid: Pid| pid == init || look.members.binary_search_by_key(&pid, |member| member.pid).is_ok();
-        let mut rest = Vec::new();
-        for line in text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-            let number = std::str::from_utf8(line).ok().and_then(|line| line.parse().ok());
-            // 0 stands for a process outside of our PID namespace.
-            let pid = Pid::from_raw(number.filter(|pid| *pid > 0).ok_or(Errno::ESRCH)?);
-            if of_the_job(pid) {
-                continue;
-            }
-            if self.known.contains(&pid) {
-                share.memory += procfs.status(pid)?.map_or(0, |status| in_memory(&status));
-            }
-            if pid == Pid::this() {
-                continue;
-            }
-            // Younger than the look, and below it: the job's.
-            let Some(process) = procfs.process(pid)?.filter(|process| !of_the_job(process.parent)) else {
-                continue;
-            };
-            let ticks = (process.own + process.waited).sum();
-            match self.known.contains(&pid) {
-                true => share.ticks += ticks,
-                false => rest.push((pid, process.start_time, ticks)),
+    ) -> Result<(usize, bool), Errno> {
+        let (mut known, mut strangers) = (0, false);
+        for (index, list) in self.lists.iter().enumerate() {
+            for pid in listed(list)? {
+                if self.known.contains(&pid) {
+                    if index == 0 {
+                        known += 1;
+                        share.memory += procfs.status(pid)?.map_or(0, |status| in_memory(&status));
+                        let process = procfs.process(pid)?.filter(|process| process.pid != Pid::this());
+                        share.ticks += process.map_or(0, |process| (process.own + process.waited).sum());
+                    }
+                } else if !strangers {
+                    strangers = self.is_stranger(procfs, init, look, pid)?;
+                }
             }
         }
-        rest.sort_unstable();
-        Ok(rest)
+        Ok((known, strangers))
     }
+
+    /// Whether it is alive and not of the job; in doubt it is.
+    fn is_stranger(&self, procfs: &mut Procfs, init: Pid, look: &Look, pid: Pid) -> Result<bool, Errno> {
+        let of_the_job =
+            |pid: Pid| pid == init || look.members.binary_search_by_key(&pid, |member| member.pid).is_ok();
+        let mut at = pid;
+        for _ in 0..GENERATIONS {
+            if of_the_job(at) {
+                return Ok(false);
+            }
+            let Some(process) = procfs.process(at)? else {
+                if kill(pid, None) == Err(Errno::ESRCH) {
+                    return Ok(false);
+                }
+                // One on the way has ended; its children have another parent now.
+                at = pid;
+                continue;
+            };
+            if process.parent.as_raw() == 0 || self.known.contains(&process.parent) {
+                return Ok(true);
+            }
+            at = process.parent;
+        }
+        Ok(true)
+    }
+}
+
+/// The processes in a list. It is opened anew: with cgroup v1 the kernel remembers the list of an open file.
+fn listed(list: &Path) -> Result<Vec<Pid>, Errno> {
+    let mut text = String::new();
+    let failed = |error: std::io::Error| crate::fault::errno_of(&error);
+    File::open(list).map_err(failed)?.take(LIST).read_to_string(&mut text).map_err(failed)?;
+    if text.len() as u64 == LIST {
+        return Err(Errno::E2BIG);
+    }
+    // 0 stands for a process outside of our PID namespace.
+    let pid = |line: &str| line.parse().ok().filter(|pid| *pid > 0).map(Pid::from_raw).ok_or(Errno::ESRCH);
+    text.lines().map(pid).collect()
+}
+
+/// A tmpfs of the machine.
+#[derive(Debug)]
+struct Place {
+    path: PathBuf,
+    before: u64,
+    grown: u64,
+}
+
+/// The usual ones, but for that of the storage. What others put there is no memory of the job's, which cannot
+/// write there.
+fn places(storage: u64) -> Vec<Place> {
+    let mut devices = vec![storage];
+    let mut found = Vec::new();
+    for path in ["/tmp", "/var/tmp", "/dev/shm", "/run"].map(PathBuf::from) {
+        let Ok(device) = fs::metadata(&path).map(|stat| stat.dev()) else { continue };
+        if let Some(before) = filled(&path).filter(|_| !devices.contains(&device)) {
+            devices.push(device);
+            found.push(Place { path, before, grown: 0 });
+        }
+    }
+    found
+}
+
+impl Place {
+    /// Bytes put there since the start. What was removed does not count: it may have been another cgroup's.
+    fn grown(&mut self) -> u64 {
+        let now = filled(&self.path).unwrap_or(self.before);
+        self.grown = self.grown.saturating_add(now.saturating_sub(self.before));
+        self.before = now;
+        self.grown
+    }
+}
+
+/// Bytes in a tmpfs.
+fn filled(path: &Path) -> Option<u64> {
+    let stat = statfs(path).ok().filter(|stat| stat.filesystem_type() == TMPFS_MAGIC)?;
+    Some((stat.blocks() - stat.blocks_free()) * u64::try_from(stat.block_size()).ok()?)
 }
 
 /// From the levels of an account to the job's part of it.
@@ -276,19 +390,36 @@ struct Tally {
 }
 
 impl Tally {
-    /// The most that the job can have at this level, which is never less than what was seen of it. While
-    /// all others were `idle`, it has grown and shrunk as the account has. Otherwise by what was
-    /// seen, but no more than the account: pages that several processes share may have been seen twice.
-    fn bound(&mut self, level: i64, seen: i64, idle: bool) -> Option<u64> {
+    /// The job's part of this level. While it was `alone`, it has grown and shrunk as the account has. Otherwise
+    /// by what was seen, but no more than the account: pages that several processes share may have been seen
+    /// twice. It may be below 0 for a while, when the account and what is subtracted are not of one moment.
+    fn part(&mut self, level: i64, seen: i64, alone: bool) -> i64 {
         let part = match self.last {
             None => seen,
-            Some((before, part)) if idle => part + (level - before),
-            Some((before, part)) => part + (seen - self.seen).min((level - before).max(0)),
+            Some((before, part)) if alone => part + (level - before),
+            Some((before, part)) => (part + (seen - self.seen).min((level - before).max(0))).max(0),
         };
-        let part = part.max(0);
         self.last = Some((level, part));
         self.seen = seen;
-        u64::try_from(part.max(seen)).ok()
+        part
+    }
+}
+
+/// What was there all the time for a while.
+#[derive(Debug, Default)]
+struct Lasting(VecDeque<(Instant, i64)>);
+
+impl Lasting {
+    /// The least of [`LASTING`], once that much time has passed.
+    fn least(&mut self, now: Instant, part: i64) -> Option<u64> {
+        self.0.push_back((now, part));
+        let long_ago = |at: &(Instant, i64)| now.saturating_duration_since(at.0) >= LASTING;
+        // One that is older than the time is needed to span it.
+        while self.0.get(1).is_some_and(long_ago) {
+            self.0.pop_front();
+        }
+        self.0.front().filter(|at| long_ago(at))?;
+        self.0.iter().map(|(_, part)| *part).min().and_then(|least| u64::try_from(least).ok())
     }
 }
 
@@ -297,35 +428,49 @@ mod tests {
     use super::*;
 
     #[test]
-    fn growth_is_the_jobs_while_all_others_idle() {
+    fn growth_is_the_jobs_while_it_is_alone() {
         let mut tally = Tally::default();
-        assert_eq!(tally.bound(1000, 10, false), Some(10));
-        assert_eq!(tally.bound(1500, 20, true), Some(510));
-        // Somebody else did something: only what was seen counts, and what counted before stays.
-        assert_eq!(tally.bound(9000, 25, false), Some(515));
-        assert_eq!(tally.bound(9100, 25, true), Some(615));
-        // What is given back is given back.
-        assert_eq!(tally.bound(8500, 25, true), Some(25));
-        assert_eq!(tally.bound(8600, 25, true), Some(115));
-    }
-
-    #[test]
-    fn what_is_seen_is_the_least() {
-        let mut tally = Tally::default();
-        assert_eq!(tally.bound(-5, 10, false), Some(10));
-        assert_eq!(tally.bound(-500, 40, true), Some(40));
-        assert_eq!(tally.bound(-490, 40, true), Some(40));
-        assert_eq!(tally.bound(-440, 40, true), Some(60));
+        assert_eq!(tally.part(1000, 10, false), 10);
+        assert_eq!(tally.part(1500, 20, true), 510);
+        // Somebody else was there: only what was seen counts, and what counted before stays.
+        assert_eq!(tally.part(9000, 25, false), 515);
+        assert_eq!(tally.part(9100, 25, true), 615);
+        // What is given back is given back, and what is only read at another moment comes again.
+        assert_eq!(tally.part(8100, 25, true), -385);
+        assert_eq!(tally.part(9100, 25, true), 615);
     }
 
     #[test]
     fn page_that_was_seen_twice_does_not_stay() {
         let mut tally = Tally::default();
-        assert_eq!(tally.bound(100, 100, false), Some(100));
-        assert_eq!(tally.bound(101, 200, false), Some(200), "after a fork");
-        assert_eq!(tally.bound(101, 100, false), Some(100));
-        assert_eq!(tally.bound(102, 200, true), Some(200), "again");
-        assert_eq!(tally.bound(102, 100, true), Some(100));
+        assert_eq!(tally.part(100, 100, false), 100);
+        assert_eq!(tally.part(101, 200, false), 101, "after a fork");
+        assert_eq!(tally.part(101, 100, false), 1, "rather too little");
+        assert_eq!(tally.part(201, 100, true), 101);
+    }
+
+    #[test]
+    fn only_what_lasts_counts() {
+        let start = Instant::now();
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let mut lasting = Lasting::default();
+        assert_eq!(lasting.least(at(0), 10), None);
+        assert_eq!(lasting.least(at(20), 900), None);
+        assert_eq!(lasting.least(at(60), 40), Some(10));
+        assert_eq!(lasting.least(at(80), 900), Some(40));
+        assert_eq!(lasting.least(at(200), 900), Some(900));
+        assert_eq!(lasting.least(at(201), -5), None);
+    }
+
+    #[test]
+    fn tmpfs_that_others_fill_is_subtracted_and_stays_so() {
+        let folder = PathBuf::from("/dev/shm");
+        let mut place = Place { before: filled(&folder).expect("a tmpfs"), path: folder.clone(), grown: 0 };
+        let file = folder.join(format!("autodriver-enclosing-{}", std::process::id()));
+        fs::write(&file, vec![1; 3 << 20]).expect("write");
+        assert!(place.grown() >= 3 << 20);
+        fs::remove_file(&file).expect("unlink");
+        assert!(place.grown() >= 3 << 20);
     }
 
     #[test]
@@ -342,32 +487,52 @@ mod tests {
     }
 
     #[test]
-    fn others_are_idle_until_one_does_something() {
+    fn stranger_is_told_from_known_ones_and_the_job() {
         use std::process::{Command, Stdio};
-        let mut child = Command::new("sh")
-            .args(["-c", "read x; i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; echo; read x"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("sh starts");
-        let list = nix::sys::memfd::memfd_create(c"x", nix::sys::memfd::MFdFlags::MFD_CLOEXEC);
-        let mut procs = File::from(list.expect("a memfd"));
-        let own = std::process::id();
-        std::io::Write::write_all(&mut procs, format!("{}\n{own}\n", child.id()).as_bytes()).expect("write");
-        let mut others = Others { procs, known: vec![Pid::this()], before: None };
+        let start = || {
+            let mut command = Command::new("sh");
+            command.args(["-c", "sh -c 'read x; :'; :"]).stdin(Stdio::piped()).spawn().expect("sh starts")
+        };
+        let (mut one, mut two) = (start(), start());
+        let pid = |child: &std::process::Child| Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
+        let path = std::env::temp_dir().join(format!("autodriver-list-{}", std::process::id()));
+        let list = |pids: &[Pid]| {
+            let lines: String = pids.iter().map(|pid| format!("{pid}\n")).collect();
+            fs::write(&path, lines).expect("write");
+        };
         let mut procfs = Procfs::open().expect("/proc");
-        let mut look = || others.look(&mut procfs, Pid::from_raw(1), &Look::default());
-        std::thread::sleep(Duration::from_millis(50));
-        assert_eq!((look().idle, look().idle), (false, true), "it waits");
-        assert!(look().memory > 0, "our own");
-        let mut stdin = child.stdin.take().expect("a pipe");
-        std::io::Write::write_all(&mut stdin, b"\n").expect("it reads");
-        let mut done = [0];
-        let stdout = child.stdout.as_mut().expect("a pipe");
-        std::io::Read::read_exact(stdout, &mut done).expect("it is done");
-        assert!(!look().idle, "it used time");
-        drop(stdin);
-        child.wait().expect("it ends");
-        assert!(!look().idle, "it is gone");
+        let lists = vec![path.clone()];
+        let mut others = Others { lists, known: vec![Pid::this()], known_before: 0, alone_before: false };
+        // The first is the job's init.
+        let init = pid(&one);
+        let mut look = |procfs: &mut Procfs| others.look(procfs, init, &Look::default());
+        list(&[Pid::this(), init]);
+        assert!(!look(&mut procfs).alone, "nothing is known of before");
+        let share = look(&mut procfs);
+        assert!(share.alone && share.memory > 0, "{share:?}");
+        std::thread::sleep(Duration::from_millis(100));
+        let mut pids = Vec::new();
+        procfs.pids(&mut pids).expect("it lists");
+        let below = |procfs: &mut Procfs, parent: Pid| {
+            let is_below =
+                |pid: &&Pid| procfs.process(**pid).ok().flatten().is_some_and(|one| one.parent == parent);
+            *pids.iter().find(is_below).expect("it has a child")
+        };
+        list(&[Pid::this(), init, below(&mut procfs, init), Pid::from_raw(i32::MAX)]);
+        assert!(look(&mut procfs).alone, "a grandchild is the job's, and who has ended is nobody");
+        list(&[Pid::this(), below(&mut procfs, pid(&two))]);
+        assert!(!look(&mut procfs).alone, "a stranger");
+        list(&[Pid::this()]);
+        assert!(!look(&mut procfs).alone, "one was there at the last look");
+        assert!(look(&mut procfs).alone);
+        list(&[]);
+        assert!(!look(&mut procfs).alone, "a known one is gone");
+        list(&[Pid::from_raw(0)]);
+        assert!(!look(&mut procfs).alone, "one of outside");
+        for child in [&mut one, &mut two] {
+            drop(child.stdin.take());
+            child.wait().expect("it ends");
+        }
+        fs::remove_file(&path).expect("unlink");
     }
 }

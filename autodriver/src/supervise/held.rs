@@ -1,7 +1,7 @@
 //! Files without a name that the job keeps by holding them open: memfds, and what it unlinked.
 //! They are in no directory and, as long as they are not mapped, in no process's memory.
 //!
-//! What escapes: files on the way through a socket (unix(7), SCM_RIGHTS), files that are only
+//! What escapes, and is left to [`super::enclosing`]: files of a process that is not dumpable, files on the way through a socket (unix(7), SCM_RIGHTS), files that are only
 //! mapped and no longer open, and those of a thread with a descriptor table of its own.
 
 use std::collections::HashMap;

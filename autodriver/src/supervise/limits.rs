@@ -18,8 +18,8 @@ const SAMPLE_MIN: Duration = Duration::from_millis(2);
 const FILL_RATE: u64 = 4096;
 /// How long a job may go on with full storage: it fails, copes, or is ended.
 const FULL_MAX: Duration = Duration::from_secs(1);
-/// How long a job may keep its files from being counted.
-const UNCOUNTED_MAX: Duration = Duration::from_secs(1);
+/// How long, and how often, a job may keep its files from being counted.
+const UNCOUNTED_MAX: (Duration, u32) = (Duration::from_secs(1), 5);
 /// The storage counts as full when less than a page is left.
 const PAGE: u64 = 4096;
 
@@ -32,7 +32,7 @@ pub struct Limits {
     storage_before: u64,
     processors: u64,
     full_since: Option<Instant>,
-    uncounted_since: Option<Instant>,
+    uncounted_since: Option<(Instant, u32)>,
     full_seen: (bool, bool),
 }
 
@@ -134,12 +134,12 @@ impl Limits {
         }
         if let Some(watch) = watch.filter(|_| plan.substitutes(Layer::Disk)) {
             let (bytes, inodes) = disk_left(watch, plan);
-            if self.stays_uncounted(now, watch) {
-                self.full_seen.0 = true;
-                return Some(Cause::DiskLimit);
-            }
             if bytes == 0 || inodes == 0 {
                 self.full_seen = (self.full_seen.0 | (bytes == 0), self.full_seen.1 | (inodes == 0));
+                return Some(Cause::DiskLimit);
+            }
+            if self.stays_uncounted(now, watch) {
+                self.full_seen.0 = true;
                 return Some(Cause::DiskLimit);
             }
             wait = wait.min(Watch::time_to_write(bytes));
@@ -172,7 +172,9 @@ impl Limits {
             self.uncounted_since = None;
             return false;
         }
-        now >= *self.uncounted_since.get_or_insert(now) + UNCOUNTED_MAX
+        let (since, looks) = self.uncounted_since.get_or_insert((now, 0));
+        *looks += 1;
+        now >= *since + UNCOUNTED_MAX.0 && *looks >= UNCOUNTED_MAX.1
     }
 
     /// What the storage was seen to have no room for, at any sample.

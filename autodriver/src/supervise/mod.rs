@@ -168,7 +168,7 @@ impl Job {
         let processors = facts.processors;
         let watched = [Layer::Memory, Layer::Cpu, Layer::Disk, Layer::ProcessTree];
         let watch = match watched.into_iter().any(|layer| plan.substitutes(layer)) {
-            true => Some(Watch::new(spawned.init.pid, identity, storage, &facts.enclosing)?),
+            true => Some(Watch::new(spawned.init.pid, identity, storage, &plan, facts)?),
             false => None,
         };
         let cap = if plan.split { plan.output / 2 } else { plan.output };

@@ -1,7 +1,7 @@
 //! What the job uses, where no cgroup counts it. Lower bounds for time ([`super::cpu_time`]) and
 //! names of files ([`super::held`]); for memory an upper bound that is made exact before anybody
-//! is killed for it. What hides from that is seen in the account of the cgroup that the driver is
-//! in, where there is one ([`super::enclosing`]).
+//! is killed for it. What hides from all that is seen in the account of the cgroup that the driver is
+//! in, where there is one ([`super::enclosing`]): a lower bound again.
 
 use std::io::Read;
 
@@ -114,6 +114,12 @@ impl Sampler {
             peaks: Peaks::default(),
             tick_us: tick_us(),
         }
+    }
+
+    /// The job starts now: nothing of it was there before.
+    pub fn start(&mut self) {
+        let init = self.tree.init();
+        self.enclosing.observe(self.tree.procfs(), init, &Look::default(), Seen::default());
     }
 
     /// The highest figures of all samples.
@@ -314,6 +320,12 @@ mod tests {
     use super::*;
     use crate::procfs::Cpu;
 
+    /// No account.
+    fn none() -> Enclosing {
+        let mut procfs = Procfs::open().expect("/proc");
+        Enclosing::open(&crate::facts::Enclosing::default(), &mut procfs, Pid::from_raw(1), 0, 1)
+    }
+
     fn member(pid: i32, parent: i32, state: u8) -> Member {
         Member {
             pid: Pid::from_raw(pid),
@@ -377,8 +389,7 @@ mod tests {
         /// Of this process and its children only: the tests have others.
         fn sample_as(&self, eyes: Option<u32>, threshold: u64) -> Sample {
             let pid = Pid::from_raw(i32::try_from(self.0.id()).expect("a pid"));
-            let mut sampler =
-                Sampler::new(Tree::new(Pid::this(), None).expect("/proc"), eyes, Enclosing::default());
+            let mut sampler = Sampler::new(Tree::new(Pid::this(), None).expect("/proc"), eyes, none());
             let look = sampler.tree.look().expect("it looks");
             let ours = |member: &&Member| member.pid == pid || member.parent == pid;
             let members: Vec<Member> = look.members.iter().filter(ours).copied().collect();
@@ -449,7 +460,7 @@ mod tests {
             );
             let mut child = Command::new("python3").args(["-c", &script]).spawn().expect("python3 starts");
             let init = Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
-            let mut sampler = Sampler::new(Tree::new(init, None).expect("/proc"), None, Enclosing::default());
+            let mut sampler = Sampler::new(Tree::new(init, None).expect("/proc"), None, none());
             let mut last = Sample::default();
             while child.try_wait().expect("it waits").is_none() {
                 last = sampler.sample(u64::MAX, 0).expect("it samples");

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
-use nix::sys::statfs::{fstatfs, TMPFS_MAGIC};
+use nix::sys::stat::fstat;
+use nix::sys::statfs::{fstatfs, Statfs, TMPFS_MAGIC};
 use nix::time::{clock_gettime, ClockId};
 use nix::unistd::Pid;
 
@@ -16,8 +17,9 @@ use super::disk::{disk, Disk};
 use super::enclosing::Enclosing;
 use super::sampled::{Sample, Sampler};
 use super::tree::Tree;
-use crate::facts;
+use crate::facts::Facts;
 use crate::fault::{Fault, Step};
+use crate::plan::Plan;
 use crate::sandbox::cgroup::Account;
 use crate::sandbox::storage::Storage;
 use crate::sandbox::sweep::processes::{kill_descendants, kill_uid};
@@ -31,8 +33,6 @@ const LOOK_MIN: Duration = Duration::from_millis(2);
 const LOOK_SHARE: u32 = 10;
 /// How fast a disk can be filled, bytes for each microsecond: a generous bound for the page cache.
 const WRITE_RATE: u64 = 2048;
-/// Files and directories looked at in one walk: more than any limit of inodes and any input together.
-const WALK_MAX: u64 = 1 << 23;
 
 /// The driver's own look at a job.
 #[derive(Debug)]
@@ -45,8 +45,9 @@ pub struct Watch {
     /// In the storage before the job, and at the last look.
     before: Disk,
     disk: Disk,
-    /// Whether what is in the storage is in memory, and how much was there before the job.
-    in_memory: bool,
+    /// Files and directories looked at in one walk: more than the job may have.
+    walk_max: u64,
+    /// As [`stored`], before the job.
     stored_before: u64,
     next: Instant,
     failure: Option<Errno>,
@@ -61,7 +62,8 @@ impl Watch {
         init: Pid,
         identity: Identity,
         storage: &Storage,
-        enclosing: &facts::Enclosing,
+        plan: &Plan,
+        facts: &Facts,
     ) -> Result<Watch, Fault> {
         let uid = match identity {
             Identity::Own(uid) => Some(uid),
@@ -71,9 +73,13 @@ impl Watch {
             let act = "watch the job's processes, for want of a cgroup: open /proc";
             Fault::new(Step::Supervise, act, errno)
         })?;
-        let before = written(storage);
-        let enclosing = Enclosing::open(enclosing, tree.procfs());
-        let sampler = Sampler::new(tree, uid, enclosing);
+        let before = disk(&storage.directories(), u64::MAX);
+        let device = fstat(storage.job()).map_or(0, |stat| stat.st_dev);
+        let enclosing = Enclosing::open(&facts.enclosing, tree.procfs(), init, device, facts.processors);
+        let mut sampler = Sampler::new(tree, uid, enclosing);
+        let stored_before = stored(storage);
+        // From here on what the account grows by is the job's.
+        sampler.start();
         Ok(Watch {
             sampler,
             init,
@@ -81,8 +87,8 @@ impl Watch {
             sample: Sample::default(),
             before,
             disk: before,
-            in_memory: fstatfs(storage.job()).is_ok_and(|stat| stat.filesystem_type() == TMPFS_MAGIC),
-            stored_before: stored(before, storage),
+            walk_max: before.inodes.saturating_add(plan.inodes).saturating_add(1),
+            stored_before,
             next: Instant::now(),
             failure: None,
         })
@@ -101,11 +107,8 @@ impl Watch {
 
     /// Looks.
     pub fn look_now(&mut self, memory: u64, storage: &Storage) {
-        self.disk = written(storage);
-        let stored = match self.in_memory {
-            true => stored(self.disk, storage).saturating_sub(self.stored_before),
-            false => 0,
-        };
+        self.disk = disk(&storage.directories(), self.walk_max);
+        let stored = stored(storage).saturating_sub(self.stored_before);
         match self.sampler.sample(memory, stored) {
             Ok(sample) => self.sample = sample,
             Err(errno) => self.failure = Some(errno),
@@ -186,11 +189,10 @@ fn cpu_time() -> Duration {
     clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
-/// Bytes in a storage, of either kind.
-fn stored(disk: Disk, storage: &Storage) -> u64 {
-    storage.usage().map_or(disk.bytes, |usage| usage.bytes)
-}
-
-fn written(storage: &Storage) -> Disk {
-    disk(&storage.directories(), WALK_MAX)
+/// Bytes of memory that the file system of a storage takes.
+fn stored(storage: &Storage) -> u64 {
+    let stat = fstatfs(storage.job()).ok().filter(|stat| stat.filesystem_type() == TMPFS_MAGIC);
+    let bytes =
+        |stat: Statfs| Some((stat.blocks() - stat.blocks_free()) * u64::try_from(stat.block_size()).ok()?);
+    stat.and_then(bytes).unwrap_or(0)
 }
