@@ -14,7 +14,7 @@ mod cgroups;
 mod trial;
 #[cfg(test)]
 pub use cgroups::V1;
-pub use cgroups::{Accounting, Enclosing, Hierarchy, Lacking};
+pub use cgroups::{listed, Accounting, Enclosing, Hierarchy, Lacking};
 
 /// How a job can be given namespaces.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -271,6 +271,11 @@ fn what_others_use_is_not_laid_to_the_job() {
     let outcome = modest.wait();
     assert_eq!(outcome.cause(), Cause::Exited, "{outcome}");
     assert!(!outcome.hit("memory") && !outcome.hit("cpu"), "{outcome}");
+    // Where somebody is there from the start, the report does not claim that the account says anything.
+    let _stranger = Bystander::start();
+    let outcome = job(["ids"]).run().expect_clean();
+    let is_counted = is_counted(&outcome, Layer::Memory);
+    assert_eq!(is_counted, outcome.layer(Layer::Memory).state == LayerState::Enforced, "{outcome}");
 }
 
 #[test]

@@ -2,10 +2,14 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io::Read;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::unistd::Pid;
+
+use crate::procfs::Procfs;
 
 /// Where this driver may make cgroups.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -71,9 +75,38 @@ pub(super) fn find(mountinfo: &[u8], own: &str) -> (Hierarchy, Lacking) {
     hierarchy(mountinfo, own, |path| fs::read_to_string(path).unwrap_or_default(), writable)
 }
 
-/// Looks which accounts of our own cgroup can be read.
+impl Accounting {
+    /// Whether nobody is in the cgroup but us and those who wait for us: else it says little of a job.
+    fn is_ours(&self, lineage: &[Pid]) -> bool {
+        let (Accounting::V1(place) | Accounting::V2(place)) = self;
+        let listed = listed(&place.join("cgroup.procs"));
+        listed.is_ok_and(|pids| pids.iter().all(|pid| lineage.contains(pid)))
+    }
+}
+
+/// The processes in a list of a cgroup's. It is opened anew: with cgroup v1 the kernel remembers the list of
+/// an open file.
+///
+/// # Errors
+/// Those of open(2) and read(2), ESRCH for a process outside of our PID namespace, E2BIG for very many.
+pub fn listed(list: &Path) -> Result<Vec<Pid>, Errno> {
+    const MOST: u64 = 64 << 10;
+    let mut text = String::new();
+    let failed = |error: std::io::Error| crate::fault::errno_of(&error);
+    fs::File::open(list).map_err(failed)?.take(MOST).read_to_string(&mut text).map_err(failed)?;
+    if text.len() as u64 == MOST {
+        return Err(Errno::E2BIG);
+    }
+    let pid = |line: &str| line.parse().ok().filter(|pid| *pid > 0).map(Pid::from_raw).ok_or(Errno::ESRCH);
+    text.lines().map(pid).collect()
+}
+
+/// Looks which accounts of our own cgroup can be read and are ours alone.
 pub(super) fn find_enclosing(mountinfo: &[u8], own: &str) -> Enclosing {
-    enclosing(mountinfo, own, |path| path.exists())
+    let lineage = Procfs::open().map(|mut procfs| procfs.lineage()).unwrap_or_default();
+    let Enclosing { memory, cpu } = enclosing(mountinfo, own, |path| path.exists());
+    let ours = |accounting: &Accounting| accounting.is_ours(&lineage);
+    Enclosing { memory: memory.filter(ours), cpu: cpu.filter(ours) }
 }
 
 fn enclosing(mountinfo: &[u8], own: &str, exists: impl Fn(&Path) -> bool) -> Enclosing {

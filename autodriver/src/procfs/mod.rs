@@ -216,6 +216,17 @@ impl Procfs {
         Ok(text.and_then(|text| parse_stat(pid, text)))
     }
 
+    /// This process and those it descends from, as far as they are seen, and the first one of a container.
+    pub fn lineage(&mut self) -> Vec<Pid> {
+        let mut lineage = vec![Pid::this(), Pid::from_raw(1)];
+        let mut next = Pid::parent();
+        while next.as_raw() > 1 && !lineage.contains(&next) {
+            lineage.push(next);
+            next = self.process(next).ok().flatten().map_or(Pid::from_raw(0), |process| process.parent);
+        }
+        lineage
+    }
+
     /// Its status.
     ///
     /// # Errors

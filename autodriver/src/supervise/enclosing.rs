@@ -9,7 +9,6 @@
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
-use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -22,7 +21,7 @@ use nix::unistd::Pid;
 
 use super::tree::Look;
 use crate::facts;
-use crate::facts::Accounting;
+use crate::facts::{listed, Accounting};
 use crate::procfs::{Procfs, Status};
 
 /// Less than this beyond what was seen is noise: page tables, what the kernel frees late.
@@ -37,8 +36,6 @@ const CPU_NOISE_SHARE: u64 = 20;
 const LASTING: Duration = Duration::from_millis(50);
 /// Longer than memory.stat.
 const TEXT: usize = 16 << 10;
-/// A cgroup with a longer list of processes is not followed.
-const LIST: u64 = 64 << 10;
 /// Generations between a process and one that is known.
 const GENERATIONS: usize = 64;
 
@@ -247,21 +244,15 @@ struct Share {
     memory: u64,
 }
 
-/// This process, those it descends from, as far as they are seen, and the first one of a container; and this
-/// process's other children, which wait: keepers.
+/// The driver, those who wait for it, and its other children, which wait themselves: keepers.
 fn known(procfs: &mut Procfs, init: Pid) -> Vec<Pid> {
-    let mut known = vec![Pid::this(), Pid::from_raw(1)];
+    let mut known = procfs.lineage();
     let mut pids = Vec::new();
     if procfs.pids(&mut pids).is_ok() {
         for pid in pids.into_iter().filter(|pid| *pid != init) {
             let process = procfs.process(pid).ok().flatten();
             known.extend(process.filter(|process| process.parent == Pid::this()).map(|process| process.pid));
         }
-    }
-    let mut next = Pid::parent();
-    while next.as_raw() > 1 && !known.contains(&next) {
-        known.push(next);
-        next = procfs.process(next).ok().flatten().map_or(Pid::from_raw(0), |process| process.parent);
     }
     known
 }
@@ -326,19 +317,6 @@ impl Others {
         }
         Ok(true)
     }
-}
-
-/// The processes in a list. It is opened anew: with cgroup v1 the kernel remembers the list of an open file.
-fn listed(list: &Path) -> Result<Vec<Pid>, Errno> {
-    let mut text = String::new();
-    let failed = |error: std::io::Error| crate::fault::errno_of(&error);
-    File::open(list).map_err(failed)?.take(LIST).read_to_string(&mut text).map_err(failed)?;
-    if text.len() as u64 == LIST {
-        return Err(Errno::E2BIG);
-    }
-    // 0 stands for a process outside of our PID namespace.
-    let pid = |line: &str| line.parse().ok().filter(|pid| *pid > 0).map(Pid::from_raw).ok_or(Errno::ESRCH);
-    text.lines().map(pid).collect()
 }
 
 /// A tmpfs of the machine.
