@@ -59,16 +59,14 @@ pub fn open_forced(
         }
         Err(Errno::EACCES) => {
             let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-            let path = open_with(parent, name, flags)?;
-            let before = allow_owner(path.as_fd(), needed)?;
-            Ok((reopen(path.as_fd())?, before))
+            reopen_forced(open_with(parent, name, flags)?.as_fd(), needed)
         }
         Err(errno) => Err(errno),
     }
 }
 
 /// Only the owner and root may, so that this does nothing to anybody else's.
-pub fn allow_owner(directory: BorrowedFd<'_>, needed: Mode) -> Result<Option<Mode>, Errno> {
+fn allow_owner(directory: BorrowedFd<'_>, needed: Mode) -> Result<Option<Mode>, Errno> {
     let before = Mode::from_bits_truncate(fstat(directory)?.st_mode);
     if before.contains(needed) {
         return Ok(None);
@@ -93,6 +91,15 @@ pub fn set_mode(file: BorrowedFd<'_>, mode: Mode) -> Result<(), Errno> {
 /// Those of open(2).
 pub fn reopen(directory: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     openat(directory, c".", DIRECTORY, Mode::empty())
+}
+
+/// As [`reopen`], after giving the owner what is missing of `needed`; see [`open_forced`].
+///
+/// # Errors
+/// Those of open(2) and chmod(2).
+pub fn reopen_forced(directory: BorrowedFd<'_>, needed: Mode) -> Result<(OwnedFd, Option<Mode>), Errno> {
+    let before = allow_owner(directory, needed)?;
+    Ok((reopen(directory)?, before))
 }
 
 /// The directory above.

@@ -146,7 +146,7 @@ fn read(dir: BorrowedFd<'_>, file: &str) -> Option<String> {
 }
 
 /// The value of `key` in a file of `key value` lines.
-fn field(text: &str, key: &str) -> Option<u64> {
+pub fn field(text: &str, key: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
 }
 

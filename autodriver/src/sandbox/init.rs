@@ -21,7 +21,7 @@ use super::prepare::Prepared;
 use super::privileges::{become_identity, empty_bounding_set};
 use super::read_back::namespace;
 use super::report::{Record, Reporter};
-use super::{enter, on, seccomp, surround, Failed, SETUP_FAILED};
+use super::{enter, fail, on, seccomp, surround, Failed, SETUP_FAILED};
 use crate::fault::Step;
 use crate::sys::fd::close_all_but;
 use crate::sys::process::{clone3, default_signals, exit_now, Forked};
@@ -95,11 +95,6 @@ fn handed<T>(received: Result<Option<T>, Errno>, reporter: &Reporter) -> T {
         Ok(None) => exit_now(SETUP_FAILED),
         Err(errno) => fail(reporter, Step::Init, on(6)(errno)),
     }
-}
-
-pub(super) fn fail(reporter: &Reporter, step: Step, failed: Failed) -> ! {
-    reporter.send(Record::Fault { step, index: failed.index, errno: failed.errno });
-    exit_now(SETUP_FAILED)
 }
 
 fn become_harmless(prepared: &Prepared, reporter: &Reporter) -> Result<(), Failed> {

@@ -106,7 +106,7 @@ fn surround(prepared: &Prepared, reporter: &Reporter) {
 fn apply(layers: &[Layer], prepared: &Prepared, reporter: &Reporter) {
     for layer in layers {
         if let Err(failed) = (layer.apply)(prepared) {
-            init::fail(reporter, layer.step, failed);
+            fail(reporter, layer.step, failed);
         }
     }
 }
@@ -115,10 +115,16 @@ fn apply(layers: &[Layer], prepared: &Prepared, reporter: &Reporter) {
 fn enter(prepared: &Prepared, reporter: &Reporter) -> ! {
     apply(LAYERS, prepared, reporter);
     if let Err(failed) = exec::change_directory(prepared) {
-        init::fail(reporter, Step::Exec, failed);
+        fail(reporter, Step::Exec, failed);
     }
     reporter.send(Record::ExecNext);
-    init::fail(reporter, Step::Exec, exec::execute(prepared))
+    fail(reporter, Step::Exec, exec::execute(prepared))
+}
+
+/// Ends a child of the driver that could not do a step.
+fn fail(reporter: &Reporter, step: Step, failed: Failed) -> ! {
+    reporter.send(Record::Fault { step, index: failed.index, errno: failed.errno });
+    crate::sys::process::exit_now(SETUP_FAILED)
 }
 
 /// What a child exits with when it has sent a fault; nobody looks at it.

@@ -18,6 +18,7 @@ use nix::errno::Errno;
 use nix::fcntl::{openat, OFlag, AT_FDCWD};
 use nix::mount::{umount2, MntFlags};
 use nix::sys::stat::{fchmod, makedev, mkdirat, mknodat, Mode, SFlag};
+use nix::sys::statfs::{fstatfs, Statfs, TMPFS_MAGIC};
 use nix::unistd::{fchownat, pipe2, symlinkat, unlinkat, Gid, Uid, UnlinkatFlags};
 
 use super::plain::Plain;
@@ -88,6 +89,19 @@ pub struct Use {
     pub inodes: u64,
     /// Files and directories left.
     pub inodes_left: u64,
+}
+
+impl Use {
+    /// What statfs(2) says of a file system in memory; `None` of any other.
+    pub fn of_tmpfs(stat: &Statfs) -> Option<Use> {
+        let block = u64::try_from(stat.block_size()).ok()?;
+        (stat.filesystem_type() == TMPFS_MAGIC).then(|| Use {
+            bytes: (stat.blocks() - stat.blocks_free()) * block,
+            bytes_left: stat.blocks_free() * block,
+            inodes: stat.files() - stat.files_free(),
+            inodes_left: stat.files_free(),
+        })
+    }
 }
 
 fn text(number: u64) -> CString {
@@ -295,14 +309,7 @@ impl Storage {
 
     /// What is used and left now, of a tmpfs.
     pub fn usage(&self) -> Option<Use> {
-        let stat = nix::sys::statfs::fstatfs(&self.mounted().ok()?.mount).ok()?;
-        let block = u64::try_from(stat.block_size()).ok()?;
-        Some(Use {
-            bytes: (stat.blocks() - stat.blocks_free()) * block,
-            bytes_left: stat.blocks_free() * block,
-            inodes: stat.files() - stat.files_free(),
-            inodes_left: stat.files_free(),
-        })
+        Use::of_tmpfs(&fstatfs(&self.mounted().ok()?.mount).ok()?)
     }
 
     /// Makes sure that the frame of the next job finds room, whatever the last one filled.

@@ -13,10 +13,24 @@
 //! count mostly the same time, a job that spends half of it in either way is counted for half.
 //! The kernel gives both in ticks of 10 ms, rounded down for each process.
 
-use nix::unistd::Pid;
+use std::time::Duration;
+
+use nix::time::{clock_gettime, ClockId};
+use nix::unistd::{sysconf, Pid, SysconfVar};
 
 use super::tree::Look;
 use crate::procfs::{Cpu, Process};
+
+/// The driver's own, so far, which the kernel knows exactly.
+pub fn of_driver() -> Duration {
+    clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+}
+
+/// Length of a clock tick, microseconds.
+pub fn tick_us() -> u64 {
+    let ticks = sysconf(SysconfVar::CLK_TCK).ok().flatten().and_then(|ticks| u64::try_from(ticks).ok());
+    1_000_000 / ticks.unwrap_or(100).max(1)
+}
 
 /// What was seen of one process.
 #[derive(Clone, Copy, Debug)]

@@ -80,10 +80,7 @@ impl Walk {
     fn tree(&mut self, top: BorrowedFd<'_>) -> Result<(), Errno> {
         let (opened, before) = match walk::reopen(top) {
             // Its owner may close it to himself.
-            Err(Errno::EACCES) => {
-                let before = walk::allow_owner(top, TO_LOOK)?;
-                (walk::reopen(top)?, before)
-            }
+            Err(Errno::EACCES) => walk::reopen_forced(top, TO_LOOK)?,
             opened => (opened?, None),
         };
         let mut levels = vec![self.enter(opened, before)?];

@@ -7,22 +7,25 @@
 //! account only from one look to the next when nobody was there at either but the job, the driver, and those
 //! who wait for the driver, whose own share is subtracted; otherwise only by what the looks saw.
 
+mod others;
+
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::sys::signal::kill;
-use nix::sys::statfs::{statfs, TMPFS_MAGIC};
-use nix::time::{clock_gettime, ClockId};
+use nix::sys::statfs::statfs;
 use nix::unistd::Pid;
 
+use super::cpu_time::{of_driver, tick_us};
 use super::tree::Look;
 use crate::facts;
-use crate::facts::{listed, Accounting};
-use crate::procfs::{Procfs, Status};
+use crate::facts::Accounting;
+use crate::procfs::Procfs;
+use crate::sandbox::cgroup::field;
+use crate::sandbox::storage::Use;
+use others::Others;
 
 /// Less than this beyond what was seen is noise: page tables, what the kernel frees late.
 const MEMORY_NOISE: u64 = 8 << 20;
@@ -36,8 +39,6 @@ const CPU_NOISE_SHARE: u64 = 20;
 const LASTING: Duration = Duration::from_millis(50);
 /// Longer than memory.stat.
 const TEXT: usize = 16 << 10;
-/// Generations between a process and one that is known.
-const GENERATIONS: usize = 64;
 
 /// What a look saw: the job's own.
 #[derive(Clone, Copy, Debug, Default)]
@@ -70,7 +71,6 @@ pub struct Enclosing {
     lasting: Lasting,
     started: Instant,
     memory_noise: u64,
-    tick_us: u64,
 }
 
 impl Enclosing {
@@ -95,26 +95,24 @@ impl Enclosing {
         let mut lists: Vec<PathBuf> =
             [&memory, &cpu].into_iter().flatten().map(|follower| follower.list.clone()).collect();
         lists.dedup();
-        let known = if lists.is_empty() { Vec::new() } else { known(procfs, init) };
         Enclosing {
-            others: Others { lists, known, known_before: 0, alone_before: false },
+            others: Others::new(lists, procfs, init),
             places: if memory.is_some() { places(storage) } else { Vec::new() },
             memory,
             cpu,
             lasting: Lasting::default(),
             started: Instant::now(),
             memory_noise: MEMORY_NOISE.max(MEMORY_BATCH.saturating_mul(processors)),
-            tick_us: super::sampled::tick_us(),
         }
     }
 
-    /// Takes down what a look saw. `init` is the job's.
-    pub fn observe(&mut self, procfs: &mut Procfs, init: Pid, look: &Look, seen: Seen) -> Bounds {
+    /// Takes down what a look saw.
+    pub fn observe(&mut self, procfs: &mut Procfs, look: &Look, seen: Seen) -> Bounds {
         let mut bounds = Bounds::default();
         if self.memory.is_none() && self.cpu.is_none() {
             return bounds;
         }
-        let others = self.others.look(procfs, init, look);
+        let others = self.others.look(procfs, look);
         if let Some(memory) = &mut self.memory {
             let elsewhere: u64 = self.places.iter_mut().map(Place::grown).sum();
             let known = signed(others.memory) + signed(seen.stored) + signed(elsewhere);
@@ -125,8 +123,8 @@ impl Enclosing {
         }
         if let Some(cpu) = &mut self.cpu {
             // Not in ticks: it is the busiest of them.
-            let own = clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map_or(Duration::ZERO, Duration::from);
-            let known = signed(others.ticks.saturating_mul(self.tick_us)) + signed(micros(own));
+            let own = signed(micros(of_driver()));
+            let known = signed(others.ticks.saturating_mul(tick_us())) + own;
             let level = cpu.read().map(|counted| signed(counted) - known);
             let part = level.map(|level| cpu.tally.part(level, signed(seen.cpu_us), others.alone));
             let noise = CPU_NOISE + micros(self.started.elapsed()) / CPU_NOISE_SHARE;
@@ -143,10 +141,6 @@ fn signed(number: u64) -> i64 {
 
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
-}
-
-fn in_memory(status: &Status<'_>) -> u64 {
-    ["RssAnon:", "RssShmem:", "VmSwap:"].into_iter().map(|key| status.bytes(key)).sum()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -199,10 +193,7 @@ impl Kind {
     /// From the text of the first file: Documentation/admin-guide/cgroup-v2.rst, cgroup-v1/memory.rst,
     /// cgroup-v1/cpuacct.rst. Never the page cache or what else the kernel takes back when memory is short.
     fn count(self, text: &str) -> Option<u64> {
-        let field = |key: &str| {
-            let mut lines = text.lines().filter_map(|line| line.split_once(' '));
-            lines.find(|(name, _)| *name == key).and_then(|(_, value)| value.parse::<u64>().ok())
-        };
+        let field = |key: &str| field(text, key);
         let sum = |keys: &[&str]| keys.iter().filter_map(|key| field(key)).sum::<u64>();
         match self {
             Kind::Memory2 => {
@@ -218,104 +209,6 @@ impl Kind {
             Kind::Cpu2 => field("usage_usec"),
             Kind::Cpu1 => text.trim().parse::<u64>().ok().map(|nanoseconds| nanoseconds / 1000),
         }
-    }
-}
-
-/// The processes of the cgroup that are not the job's.
-#[derive(Debug)]
-struct Others {
-    /// Where they are listed.
-    lists: Vec<PathBuf>,
-    /// Those whose share is known: the driver and whoever waits for it.
-    known: Vec<Pid>,
-    /// How many of those were there at the last look, and whether they were alone with the job.
-    known_before: usize,
-    alone_before: bool,
-}
-
-/// What a look saw of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Share {
-    /// Nobody else was there, now and at the last look.
-    alone: bool,
-    /// Clock ticks of the known ones, the driver not among them.
-    ticks: u64,
-    /// Bytes of the known ones.
-    memory: u64,
-}
-
-/// The driver, those who wait for it, and its other children, which wait themselves: keepers.
-fn known(procfs: &mut Procfs, init: Pid) -> Vec<Pid> {
-    let mut known = procfs.lineage();
-    let mut pids = Vec::new();
-    if procfs.pids(&mut pids).is_ok() {
-        for pid in pids.into_iter().filter(|pid| *pid != init) {
-            let process = procfs.process(pid).ok().flatten();
-            known.extend(process.filter(|process| process.parent == Pid::this()).map(|process| process.pid));
-        }
-    }
-    known
-}
-
-impl Others {
-    fn look(&mut self, procfs: &mut Procfs, init: Pid, look: &Look) -> Share {
-        let mut share = Share::default();
-        let (known, strangers) = self.sort(procfs, init, look, &mut share).unwrap_or((0, true));
-        // Whoever has left takes along what was subtracted for him.
-        share.alone = self.alone_before && !strangers && known == self.known_before;
-        (self.known_before, self.alone_before) = (known, !strangers);
-        share
-    }
-
-    /// How many known ones there are, and whether there are strangers.
-    fn sort(
-        &self,
-        procfs: &mut Procfs,
-        init: Pid,
-        look: &Look,
-        share: &mut Share,
-    ) -> Result<(usize, bool), Errno> {
-        let (mut known, mut strangers) = (0, false);
-        for (index, list) in self.lists.iter().enumerate() {
-            for pid in listed(list)? {
-                if self.known.contains(&pid) {
-                    if index == 0 {
-                        known += 1;
-                        share.memory += procfs.status(pid)?.map_or(0, |status| in_memory(&status));
-                        let process = procfs.process(pid)?.filter(|process| process.pid != Pid::this());
-                        share.ticks += process.map_or(0, |process| (process.own + process.waited).sum());
-                    }
-                } else if !strangers {
-                    strangers = self.is_stranger(procfs, init, look, pid)?;
-                }
-            }
-        }
-        Ok((known, strangers))
-    }
-
-    /// Whether it is alive and not of the job; in doubt it is.
-    fn is_stranger(&self, procfs: &mut Procfs, init: Pid, look: &Look, pid: Pid) -> Result<bool, Errno> {
-        let of_the_job =
-            |pid: Pid| pid == init || look.members.binary_search_by_key(&pid, |member| member.pid).is_ok();
-        let mut at = pid;
-        for _ in 0..GENERATIONS {
-            if of_the_job(at) {
-                return Ok(false);
-            }
-            let Some(process) = procfs.process(at)? else {
-                if kill(pid, None) == Err(Errno::ESRCH) {
-                    return Ok(false);
-                }
-                // One on the way has ended; its children have another parent now.
-                at = pid;
-                continue;
-            };
-            if process.parent.as_raw() == 0 || self.known.contains(&process.parent) {
-                return Ok(true);
-            }
-            at = process.parent;
-        }
-        Ok(true)
     }
 }
 
@@ -354,8 +247,7 @@ impl Place {
 
 /// Bytes in a tmpfs.
 fn filled(path: &Path) -> Option<u64> {
-    let stat = statfs(path).ok().filter(|stat| stat.filesystem_type() == TMPFS_MAGIC)?;
-    Some((stat.blocks() - stat.blocks_free()) * u64::try_from(stat.block_size()).ok()?)
+    Some(Use::of_tmpfs(&statfs(path).ok()?)?.bytes)
 }
 
 /// From the levels of an account to the job's part of it.
@@ -462,55 +354,5 @@ mod tests {
         assert_eq!(Kind::Cpu2.count("usage_usec 77\nuser_usec 50\n"), Some(77));
         assert_eq!(Kind::Cpu1.count("77000\n"), Some(77));
         assert_eq!(Kind::Memory2.count("file 1\n"), None);
-    }
-
-    #[test]
-    fn stranger_is_told_from_known_ones_and_the_job() {
-        use std::process::{Command, Stdio};
-        let start = || {
-            let mut command = Command::new("sh");
-            command.args(["-c", "sh -c 'read x; :'; :"]).stdin(Stdio::piped()).spawn().expect("sh starts")
-        };
-        let (mut one, mut two) = (start(), start());
-        let pid = |child: &std::process::Child| Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
-        let path = std::env::temp_dir().join(format!("autodriver-list-{}", std::process::id()));
-        let list = |pids: &[Pid]| {
-            let lines: String = pids.iter().map(|pid| format!("{pid}\n")).collect();
-            fs::write(&path, lines).expect("write");
-        };
-        let mut procfs = Procfs::open().expect("/proc");
-        let lists = vec![path.clone()];
-        let mut others = Others { lists, known: vec![Pid::this()], known_before: 0, alone_before: false };
-        // The first is the job's init.
-        let init = pid(&one);
-        let mut look = |procfs: &mut Procfs| others.look(procfs, init, &Look::default());
-        list(&[Pid::this(), init]);
-        assert!(!look(&mut procfs).alone, "nothing is known of before");
-        let share = look(&mut procfs);
-        assert!(share.alone && share.memory > 0, "{share:?}");
-        std::thread::sleep(Duration::from_millis(100));
-        let mut pids = Vec::new();
-        procfs.pids(&mut pids).expect("it lists");
-        let below = |procfs: &mut Procfs, parent: Pid| {
-            let is_below =
-                |pid: &&Pid| procfs.process(**pid).ok().flatten().is_some_and(|one| one.parent == parent);
-            *pids.iter().find(is_below).expect("it has a child")
-        };
-        list(&[Pid::this(), init, below(&mut procfs, init), Pid::from_raw(i32::MAX)]);
-        assert!(look(&mut procfs).alone, "a grandchild is the job's, and who has ended is nobody");
-        list(&[Pid::this(), below(&mut procfs, pid(&two))]);
-        assert!(!look(&mut procfs).alone, "a stranger");
-        list(&[Pid::this()]);
-        assert!(!look(&mut procfs).alone, "one was there at the last look");
-        assert!(look(&mut procfs).alone);
-        list(&[]);
-        assert!(!look(&mut procfs).alone, "a known one is gone");
-        list(&[Pid::from_raw(0)]);
-        assert!(!look(&mut procfs).alone, "one of outside");
-        for child in [&mut one, &mut two] {
-            drop(child.stdin.take());
-            child.wait().expect("it ends");
-        }
-        fs::remove_file(&path).expect("unlink");
     }
 }

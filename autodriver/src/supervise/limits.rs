@@ -134,12 +134,9 @@ impl Limits {
         }
         if let Some(watch) = watch.filter(|_| plan.substitutes(Layer::Disk)) {
             let (bytes, inodes) = disk_left(watch, plan);
-            if bytes == 0 || inodes == 0 {
-                self.full_seen = (self.full_seen.0 | (bytes == 0), self.full_seen.1 | (inodes == 0));
-                return Some(Cause::DiskLimit);
-            }
-            if self.stays_uncounted(now, watch) {
-                self.full_seen.0 = true;
+            let (no_bytes, no_inodes) = (bytes == 0 || self.stays_uncounted(now, watch), inodes == 0);
+            self.full_seen = (self.full_seen.0 | no_bytes, self.full_seen.1 | no_inodes);
+            if no_bytes || no_inodes {
                 return Some(Cause::DiskLimit);
             }
             wait = wait.min(Watch::time_to_write(bytes));

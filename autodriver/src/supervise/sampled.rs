@@ -8,9 +8,9 @@ use std::io::Read;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::makedev;
-use nix::unistd::{sysconf, Pid, SysconfVar};
+use nix::unistd::Pid;
 
-use super::cpu_time::Ledger;
+use super::cpu_time::{tick_us, Ledger};
 use super::enclosing::{Enclosing, Seen};
 use super::held::{Held, Holder, Holdings};
 use super::tree::{Look, Member, Tree};
@@ -63,30 +63,24 @@ pub struct Peaks {
 
 /// One process's memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Memory {
+pub(super) struct Memory {
     anonymous: u64,
     shared: u64,
     swapped: u64,
 }
 
 impl Memory {
-    fn sum(self) -> u64 {
+    pub(super) fn sum(self) -> u64 {
         self.anonymous.saturating_add(self.shared).saturating_add(self.swapped)
     }
 
-    fn of(status: &Status<'_>) -> Memory {
+    pub(super) fn of(status: &Status<'_>) -> Memory {
         Memory {
             anonymous: status.bytes("RssAnon:"),
             shared: status.bytes("RssShmem:"),
             swapped: status.bytes("VmSwap:"),
         }
     }
-}
-
-/// Length of a clock tick, microseconds.
-pub(super) fn tick_us() -> u64 {
-    let ticks = sysconf(SysconfVar::CLK_TCK).ok().flatten().and_then(|ticks| u64::try_from(ticks).ok());
-    1_000_000 / ticks.unwrap_or(100).max(1)
 }
 
 /// Takes the samples.
@@ -99,7 +93,6 @@ pub struct Sampler {
     holdings: Holdings,
     enclosing: Enclosing,
     peaks: Peaks,
-    tick_us: u64,
 }
 
 impl Sampler {
@@ -112,14 +105,12 @@ impl Sampler {
             holdings: Holdings::default(),
             enclosing,
             peaks: Peaks::default(),
-            tick_us: tick_us(),
         }
     }
 
     /// The job starts now: nothing of it was there before.
     pub fn start(&mut self) {
-        let init = self.tree.init();
-        self.enclosing.observe(self.tree.procfs(), init, &Look::default(), Seen::default());
+        self.enclosing.observe(self.tree.procfs(), &Look::default(), Seen::default());
     }
 
     /// The highest figures of all samples.
@@ -145,14 +136,13 @@ impl Sampler {
         let mut sample = Sample {
             processes: u64::try_from(look.members.len()).unwrap_or(u64::MAX),
             threads: look.members.iter().map(|member| member.threads.max(1)).sum(),
-            cpu_user_us: cpu.user.saturating_mul(self.tick_us),
-            cpu_system_us: cpu.system.saturating_mul(self.tick_us),
+            cpu_user_us: cpu.user.saturating_mul(tick_us()),
+            cpu_system_us: cpu.system.saturating_mul(tick_us()),
             ..Sample::default()
         };
         self.memory(&look, threshold, &mut sample)?;
         let seen = Seen { memory: sample.memory, cpu_us: sample.cpu_us(), stored };
-        let init = self.tree.init();
-        let bounds = self.enclosing.observe(self.tree.procfs(), init, &look, seen);
+        let bounds = self.enclosing.observe(self.tree.procfs(), &look, seen);
         sample.memory = bounds.memory.unwrap_or(sample.memory);
         // Which kind of time it was is not known.
         let unseen = bounds.cpu_us.map_or(0, |bound| bound - sample.cpu_us());

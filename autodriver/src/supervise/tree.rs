@@ -46,11 +46,6 @@ impl Tree {
         Ok(Tree { init, uid, procfs: Procfs::open()?, descent: Descent::new(init) })
     }
 
-    /// The job's init.
-    pub fn init(&self) -> Pid {
-        self.init
-    }
-
     /// The /proc it looks at.
     pub fn procfs(&mut self) -> &mut Procfs {
         &mut self.procfs

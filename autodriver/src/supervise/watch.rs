@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::sys::stat::fstat;
-use nix::sys::statfs::{fstatfs, Statfs, TMPFS_MAGIC};
-use nix::time::{clock_gettime, ClockId};
+use nix::sys::statfs::fstatfs;
 use nix::unistd::Pid;
 
+use super::cpu_time;
 use super::disk::{disk, Disk};
 use super::enclosing::Enclosing;
 use super::sampled::{Sample, Sampler};
@@ -21,7 +21,7 @@ use crate::facts::Facts;
 use crate::fault::{Fault, Step};
 use crate::plan::Plan;
 use crate::sandbox::cgroup::Account;
-use crate::sandbox::storage::Storage;
+use crate::sandbox::storage::{Storage, Use};
 use crate::sandbox::sweep::processes::{kill_descendants, kill_uid};
 use crate::sandbox::Identity;
 use crate::sys::process::signal_listed;
@@ -97,10 +97,10 @@ impl Watch {
     /// Looks, if it is time to. Memory is counted exactly only above `memory` bytes.
     pub fn look(&mut self, now: Instant, memory: u64, storage: &Storage) {
         if now >= self.next {
-            let before = cpu_time();
+            let before = cpu_time::of_driver();
             self.look_now(memory, storage);
             // Not the time that passed: a driver that has to wait for a processor must look all the sooner.
-            let took = cpu_time().saturating_sub(before);
+            let took = cpu_time::of_driver().saturating_sub(before);
             self.next = Instant::now() + (took * LOOK_SHARE).max(LOOK_MIN);
         }
     }
@@ -184,15 +184,8 @@ impl Watch {
     }
 }
 
-/// Of the driver, so far.
-fn cpu_time() -> Duration {
-    clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
-}
-
 /// Bytes of memory that the file system of a storage takes.
 fn stored(storage: &Storage) -> u64 {
-    let stat = fstatfs(storage.job()).ok().filter(|stat| stat.filesystem_type() == TMPFS_MAGIC);
-    let bytes =
-        |stat: Statfs| Some((stat.blocks() - stat.blocks_free()) * u64::try_from(stat.block_size()).ok()?);
-    stat.and_then(bytes).unwrap_or(0)
+    let usage = fstatfs(storage.job()).ok().and_then(|stat| Use::of_tmpfs(&stat));
+    usage.map_or(0, |usage| usage.bytes)
 }
