@@ -26,6 +26,22 @@ pub fn shortened(text: &str, most: usize) -> String {
     }
 }
 
+/// Rows of cells in columns, a line each.
+pub fn table(rows: &[impl AsRef<[String]>]) -> String {
+    let width_of = |text: &String| text.chars().count();
+    let columns = rows.iter().map(|row| row.as_ref().len()).max().unwrap_or(0);
+    let width =
+        |column| rows.iter().filter_map(|row| row.as_ref().get(column)).map(width_of).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut table = String::new();
+    for row in rows {
+        let padded = row.as_ref().iter().zip(&widths).map(|(text, width)| format!("{text:width$}"));
+        table += padded.collect::<Vec<_>>().join("  ").trim_end();
+        table.push('\n');
+    }
+    table
+}
+
 /// Seconds with milliseconds, or whole milliseconds below a second.
 pub fn time(time: Duration) -> String {
     match time.as_millis() {

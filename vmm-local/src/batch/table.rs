@@ -29,7 +29,8 @@ pub(super) fn render(results: &[JobResult], expectations: bool) -> String {
         }
         row
     }));
-    let mut table = aligned(&rows);
+    let cut = |row: Vec<String>| row.iter().map(|cell| text::shortened(cell, CELL_MAX)).collect::<Vec<_>>();
+    let mut table = text::table(&rows.into_iter().map(cut).collect::<Vec<_>>());
     for result in results.iter().filter(|result| !result.outcome.verdict.is_about_the_job()) {
         table += &format!("{}: {}\n", result.name, result.outcome.verdict.line());
     }
@@ -64,26 +65,6 @@ fn cells(result: &JobResult) -> Vec<String> {
 fn score(scores: &Map<String, Value>) -> String {
     let each = scores.iter().map(|(name, value)| format!("{name} {value}"));
     text::printable(&each.collect::<Vec<_>>().join(", "))
-}
-
-fn aligned(rows: &[Vec<String>]) -> String {
-    let cell = |cell: &String| text::shortened(cell, CELL_MAX);
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| {
-        rows.iter()
-            .filter_map(|row| row.get(column))
-            .map(|text| cell(text).chars().count())
-            .max()
-            .unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let mut table = String::new();
-    for row in rows {
-        let padded = row.iter().zip(&widths).map(|(text, width)| format!("{:width$}", cell(text)));
-        table += padded.collect::<Vec<_>>().join("  ").trim_end();
-        table.push('\n');
-    }
-    table
 }
 
 #[cfg(test)]

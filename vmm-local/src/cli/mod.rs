@@ -15,15 +15,16 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
 use crate::backend::BackendOptions;
-use crate::batch;
 use crate::session::{Deadlines, Fault, Outcome, Step, Stream, Verdict, EXIT_FAULT};
+use crate::{batch, conformance};
 
 const AFTER_HELP: &str = "\
 Exit status of run and vm run-job: the job's own, 128+N when signal N ended it, 124 when a limit did, \
 126 and 127 when its program is not executable or not found, 123 when the machine could not be put back, \
 125 when nothing can be said about the job, 143 when cancelled.\n\
 Exit status of batch: 0 when every job has a verdict about the job itself, and the expected one; 1 when not; \
-130 when cancelled.
+130 when cancelled.\n\
+Exit status of conformance: 0 when every attack held; 1 when not; 130 when cancelled.
 Sizes take K, M or G (1024); times take ms, s, m or h.";
 
 /// Runs untrusted jobs on machines made for them
@@ -40,6 +41,14 @@ enum Verb {
     Run(Box<RunArgs>),
     /// Many jobs over a pool of machines; a table of the results
     Batch(BatchArgs),
+    /// Attack a backend with the corpus of hostile jobs: is it fit to grade on?
+    Conformance(ConformanceArgs),
+    /// One attack of the corpus, in the box
+    #[command(hide = true)]
+    Attack {
+        /// Its name
+        name: String,
+    },
     /// Tango's seven calls, one by one
     #[command(subcommand)]
     Vm(vm::VmVerb),
@@ -63,6 +72,16 @@ struct BatchArgs {
     timeouts: Timeouts,
     #[command(flatten)]
     batch: batch::BatchOptions,
+}
+
+#[derive(Debug, Args)]
+struct ConformanceArgs {
+    #[command(flatten)]
+    backend: BackendOptions,
+    #[command(flatten)]
+    timeouts: Timeouts,
+    #[command(flatten)]
+    conformance: conformance::ConformanceOptions,
 }
 
 /// The job: a document, and options that override its keys.
@@ -116,6 +135,11 @@ pub fn main() -> ExitCode {
         Verb::Run(args) => run::run(*args),
         Verb::Batch(args) => batch::run(&args.backend, args.timeouts.deadlines(), &args.batch)
             .map_err(|error| error.to_string()),
+        Verb::Conformance(args) => {
+            conformance::run(&args.backend, args.timeouts.deadlines(), &args.conformance)
+                .map_err(|error| error.to_string())
+        }
+        Verb::Attack { name } => return attacks::run(&name),
         Verb::Vm(verb) => vm::run(verb),
     };
     ExitCode::from(code.unwrap_or_else(|message| {
