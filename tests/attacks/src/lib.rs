@@ -92,6 +92,10 @@ mod tests {
         for attack in all() {
             match attack.control {
                 Control::LeaveOut(_) => assert!(!attack.stopped_by.is_empty(), "{}", attack.name),
+                Control::With(options) => {
+                    let options = Options::from_json(options.as_bytes());
+                    assert!(options.is_ok(), "{}: {}", attack.name, options.unwrap_err());
+                }
                 Control::None(why) => assert!(!why.is_empty(), "{}", attack.name),
             }
         }

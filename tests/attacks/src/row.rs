@@ -34,6 +34,8 @@ pub struct Attack {
 pub enum Control {
     /// Without the layers in [`Attack::stopped_by`], and these others that stand on them.
     LeaveOut(&'static [Layer]),
+    /// With this document instead: a limit is no layer, and what enforces it has substitutes.
+    With(&'static str),
     /// Nothing can be left out, for this reason.
     None(&'static str),
 }
@@ -80,6 +82,16 @@ pub(crate) const fn attack(
         ends: Ends::Refused,
         out: None,
     }
+}
+
+/// An attack on a limit that is no layer: its control is a job with the document `control`.
+pub(crate) const fn without_limit(
+    name: &'static str,
+    does: &'static str,
+    program: fn(Role) -> Attempt,
+    control: &'static str,
+) -> Attack {
+    Attack { control: Control::With(control), ..attack(name, does, program, &[]) }
 }
 
 /// An attack that the driver itself copes with; `why` says what there is instead of a control.

@@ -114,7 +114,7 @@ pub fn run(
         if cancel.is_cancelled() {
             break;
         }
-        let judgement = bench.judge(attack, &[]);
+        let judgement = bench.try_out(attack);
         let controls = if options.controls { bench.controls(attack) } else { Vec::new() };
         tried.push(Tried { attack, judgement, controls });
     }

@@ -62,7 +62,7 @@ fn explanations(one: &Tried) -> Vec<String> {
         let why = why.chain([control.judgement.verdict.clone()]).collect::<Vec<_>>().join("; ");
         lines.push(match control.alone {
             Some(layer) => format!("{name}: control: {layer} alone does not stop it: {why}"),
-            None => format!("{name}: control: it does not succeed without {}: {why}", by(one.attack)),
+            None => format!("{name}: control: it does not succeed either: {why}"),
         });
     }
     lines
@@ -150,8 +150,8 @@ fn row(one: &Tried) -> Value {
     });
     match one.attack.control {
         Control::None(why) => row["no_control"] = json!(why),
-        Control::LeaveOut(_) if one.controls.is_empty() => {}
-        Control::LeaveOut(_) => row["controls"] = one.controls.iter().map(controlled).collect(),
+        _ if one.controls.is_empty() => {}
+        _ => row["controls"] = one.controls.iter().map(controlled).collect(),
     }
     row
 }

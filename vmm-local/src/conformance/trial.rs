@@ -1,11 +1,10 @@
 //! The jobs of an attack: the attacker, an accomplice before or beside it, the witness after.
 
-use std::path::PathBuf;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use attacks::{Attack, Form, Role};
+use attacks::{Attack, Control, Form, Role};
 use autodriver_protocol::job::{EnvVar, Input, Output};
 use autodriver_protocol::layer::Requirement;
 use autodriver_protocol::{Layer, Options};
@@ -73,34 +72,42 @@ impl<'a> Bench<'a> {
         self.backend.destroy(&self.machine).map_err(|error| ConformanceError(error.to_string()))
     }
 
-    /// The controls of an attack: without any layer that stops it, then with one of them at a time.
+    /// Runs an attack with every layer, and looks at what it did.
+    pub(super) fn try_out(&mut self, attack: &'static Attack) -> Judgement {
+        self.judge(attack, attack.options, Vec::new())
+    }
+
+    /// The controls of an attack: without anything that stops it, then with one layer at a time.
     pub(super) fn controls(&mut self, attack: &'static Attack) -> Vec<Controlled> {
+        if let Control::With(options) = attack.control {
+            return vec![Controlled { alone: None, judgement: self.judge(attack, options, Vec::new()) }];
+        }
         let one_by_one = attack.stopped_by.iter().filter(|_| attack.stopped_by.len() > 1).copied().map(Some);
         let variants = std::iter::once(None).chain(one_by_one);
         let variants = variants.filter_map(|alone| Some((alone, attack.left_out(alone)?)));
-        let variants: Vec<_> = variants.collect();
-        let judge = |(alone, skip): (Option<Layer>, Vec<Layer>)| Controlled {
-            alone,
-            judgement: self.judge(attack, &skip),
+        let judge = |(alone, skip)| {
+            let judgement = self.judge(attack, attack.options, skip);
+            Controlled { alone, judgement }
         };
-        variants.into_iter().map(judge).collect()
+        variants.map(judge).collect()
     }
 
-    /// Runs an attack without the layers in `skip`, and looks at what it did.
-    pub(super) fn judge(&mut self, attack: &'static Attack, skip: &[Layer]) -> Judgement {
+    /// Runs an attack with the document `options` and without the layers in `skip`.
+    fn judge(&mut self, attack: &'static Attack, options: &str, skip: Vec<Layer>) -> Judgement {
         let fetched = match tempfile::tempdir() {
             Ok(folder) => folder,
             Err(error) => {
                 return Judgement::impossible(&format!("no directory for what is copied out: {error}"))
             }
         };
-        let out = attack.out.map(|glob| (glob, fetched.path().to_owned()));
-        let document =
-            |role| self.document(attack, role, skip, out.as_ref().filter(|_| role == Role::Attacker));
-        let (attacker, accomplice) = match (document(Role::Attacker), document(Role::Accomplice)) {
-            (Ok(attacker), Ok(accomplice)) => (attacker, accomplice),
-            (Err(why), _) | (_, Err(why)) => return Judgement::impossible(&why),
+        let base = match Options::from_json(options.as_bytes()) {
+            Ok(options) => Options { skip, ..options },
+            Err(error) => return Judgement::impossible(&error.to_string()),
         };
+        let dest = fetched.path().to_string_lossy().into_owned();
+        let outputs = attack.out.map(|glob| Output { glob: glob.to_owned(), dest }).into_iter().collect();
+        let accomplice = self.program(attack.name, Role::Accomplice).over(base.clone());
+        let attacker = Options { outputs, ..self.program(attack.name, Role::Attacker).over(base) };
         let (first, second) = match attack.form {
             Form::Alone => (None, self.play(attacker)),
             Form::After => (Some(self.play(accomplice)), self.play(attacker)),
@@ -116,22 +123,6 @@ impl<'a> Bench<'a> {
             fetched: fetched.path(),
         };
         evidence.judge()
-    }
-
-    fn document(
-        &self,
-        attack: &Attack,
-        role: Role,
-        skip: &[Layer],
-        out: Option<&(&str, PathBuf)>,
-    ) -> Result<Options, String> {
-        let row = Options::from_json(attack.options.as_bytes()).map_err(|error| error.to_string())?;
-        let output = |(glob, dest): &(&str, PathBuf)| Output {
-            glob: (*glob).to_owned(),
-            dest: dest.to_string_lossy().into_owned(),
-        };
-        let job = self.program(attack.name, role);
-        Ok(Options { skip: skip.to_vec(), outputs: out.map(output).into_iter().collect(), ..job.over(row) })
     }
 
     /// A copy of this program that makes the attempt `name`.

@@ -159,6 +159,8 @@ pub(super) fn locks(_: Role) -> Attempt {
 }
 
 pub(super) fn recurses(_: Role) -> Attempt {
+    // SAFETY: the default is no handler; the runtime's own would call the overflow an abort.
+    unsafe { libc::signal(libc::SIGSEGV, libc::SIG_DFL) };
     // What is in force for the main thread's stack is read when it grows.
     raise_limit(Resource::RLIMIT_STACK);
     ignore(setrlimit(Resource::RLIMIT_STACK, 512 << 20, libc::RLIM_INFINITY));

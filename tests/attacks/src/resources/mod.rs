@@ -5,22 +5,23 @@ mod processes;
 mod storage;
 mod time;
 
-use autodriver_protocol::Cause::{CpuLimit, DiskLimit, IdleLimit, MemoryLimit, WallLimit};
-use autodriver_protocol::Layer::{
-    Cpu, Disk, Identity, Landlock, Memory, MountNamespace, Pids, Rlimits, Seccomp,
-};
+use autodriver_protocol::Cause::{CpuLimit, DiskLimit, MemoryLimit, WallLimit};
+use autodriver_protocol::Layer::{Disk, Identity, Landlock, Memory, MountNamespace, Pids, Rlimits, Seccomp};
 
-use crate::row::{attack, attack_on_driver, Attack, Ends};
+use crate::row::{attack, attack_on_driver, without_limit, Attack, Ends};
 
 /// CPU time for the attacks on it.
-const HALF_A_SECOND: &str = r#"{"wall": "30s", "cpu": "500ms"}"#;
+const CPU: &str = r#"{"wall": "60s", "cpu": "500ms"}"#;
+const NO_CPU: &str = r#"{"wall": "60s"}"#;
 /// Memory for the attacks on it; the disk limit is the rest of what the kernel would allow.
 const MEMORY_64M: &str = r#"{"wall": "30s", "memory": "64M", "disk": "16M", "nofile": 1024}"#;
 /// Disk for the attacks on it, with memory to spare.
 const DISK_64M: &str =
     r#"{"wall": "30s", "memory": "1G", "disk": "64M", "fsize": "16M", "inodes": 1000, "nofile": 256}"#;
 const PROCESSES_64: &str = r#"{"wall": "20s", "pids": 64}"#;
-const TWO_SECONDS: &str = r#"{"wall": "2s"}"#;
+/// A wall clock for the attacks on it, and one that they outlive.
+const WALL: &str = r#"{"wall": "2s"}"#;
+const LATER: &str = r#"{"wall": "60s"}"#;
 
 const BY_CPU: Ends = Ends::By(&[CpuLimit]);
 const BY_WALL: Ends = Ends::By(&[WallLimit]);
@@ -28,52 +29,55 @@ const BY_MEMORY: Ends = Ends::By(&[MemoryLimit]);
 /// A program that copes with a full disk ends by itself; the driver looks once a second.
 const BY_DISK: Ends = Ends::RefusedOrBy(&[DiskLimit]);
 
-const NO_CLOCK_NO_END: &str = "the wall clock is no layer: without it such a job never ends";
-
 pub(crate) const ATTACKS: &[Attack] = &[
     Attack {
-        options: HALF_A_SECOND,
+        options: CPU,
         ends: BY_CPU,
-        ..attack("cpu-spin", "computes without end", time::spins, &[Cpu, Rlimits])
+        ..without_limit("cpu-spin", "computes without end", time::spins, NO_CPU)
     },
     Attack {
-        options: HALF_A_SECOND,
+        options: CPU,
         ends: BY_CPU,
-        ..attack(
+        ..without_limit(
             "cpu-sigxcpu-catch",
             "ignores every signal and computes on",
             time::spins_deafly,
-            &[Cpu, Rlimits],
+            NO_CPU,
         )
     },
     Attack {
-        options: HALF_A_SECOND,
+        options: CPU,
         ends: BY_CPU,
-        ..attack("cpu-fan-out", "spreads its CPU time over many short processes", time::fans_out, &[Cpu])
+        ..without_limit(
+            "cpu-fan-out",
+            "spreads its CPU time over many short processes",
+            time::fans_out,
+            NO_CPU,
+        )
     },
     Attack {
         options: r#"{"wall": "2s", "pids": 80}"#,
         ends: BY_WALL,
-        ..attack_on_driver(
+        ..without_limit(
             "cpu-starve-driver",
             "keeps the driver from the processor",
             time::starves,
-            NO_CLOCK_NO_END,
+            r#"{"wall": "60s", "pids": 80}"#,
         )
     },
     Attack {
-        options: TWO_SECONDS,
+        options: WALL,
         ends: BY_WALL,
-        ..attack_on_driver("wall-sleep", "sleeps for ever", time::sleeps, NO_CLOCK_NO_END)
+        ..without_limit("wall-sleep", "sleeps for ever", time::sleeps, LATER)
     },
     Attack {
-        options: TWO_SECONDS,
+        options: WALL,
         ends: BY_WALL,
-        ..attack_on_driver(
+        ..without_limit(
             "wall-stop-parent",
             "stops itself, its parent and its group, and goes on later",
             time::stops_all,
-            NO_CLOCK_NO_END,
+            LATER,
         )
     },
     attack_on_driver(
@@ -84,12 +88,12 @@ pub(crate) const ATTACKS: &[Attack] = &[
     ),
     Attack {
         options: r#"{"wall": "2s", "idle": "1s"}"#,
-        ends: Ends::By(&[WallLimit, IdleLimit]),
-        ..attack_on_driver(
+        ends: BY_WALL,
+        ..without_limit(
             "output-drip",
             "prints a byte now and then, so that it is never idle",
             time::drips,
-            NO_CLOCK_NO_END,
+            LATER,
         )
     },
     attack_on_driver(
@@ -140,14 +144,14 @@ pub(crate) const ATTACKS: &[Attack] = &[
             "mem-tmpfs-fill",
             "fills /dev/shm, /tmp and its home, which are memory",
             storage::fills_tmpfs,
-            &[Disk, Memory],
+            &[Disk],
         )
     },
     attack(
         "oom-kills-driver",
         "makes itself the last that the OOM killer takes",
         memory::hides_from_oom,
-        &[Identity, Landlock],
+        &[Identity],
     ),
     attack("mlock-bomb", "locks a megabyte of memory", memory::locks, &[Rlimits]),
     Attack {
@@ -169,11 +173,11 @@ pub(crate) const ATTACKS: &[Attack] = &[
     Attack {
         options: r#"{"wall": "2s", "pids": 64}"#,
         ends: BY_WALL,
-        ..attack_on_driver(
+        ..without_limit(
             "fork-bomb-respawn",
             "every process ignores signals, takes a session of its own, forks and ends",
             processes::respawns,
-            "seen to live on where nothing kills its tree: daemon-double-fork is its control",
+            r#"{"wall": "60s", "pids": 64}"#,
         )
     },
     Attack {
@@ -222,9 +226,9 @@ pub(crate) const ATTACKS: &[Attack] = &[
     Attack { options: DISK_64M, ..attack("fd-exhaust", "opens 2000 files", storage::opens_many, &[Rlimits]) },
     attack(
         "pty-exhaust",
-        "opens a terminal of the machine",
-        storage::opens_terminal,
-        &[MountNamespace, Landlock],
+        "takes 200 of the machine's terminals",
+        storage::opens_terminals,
+        &[MountNamespace],
     ),
     attack("kernel-object-hog", "makes 5000 timers", processes::makes_timers, &[Rlimits]),
     attack("coredump-flood", "dies with a core dump", processes::dumps_core, &[Rlimits]),

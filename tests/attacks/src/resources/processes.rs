@@ -7,6 +7,7 @@ use nix::sys::resource::Resource;
 use nix::sys::wait::WaitStatus;
 use nix::unistd::{fork, setsid, ForkResult, Pid};
 
+use super::time::LONG_MS;
 use crate::tools::{
     broke, child, end_of, held, ignore, ignore_signals, leave, pause_for_ever, put_down, raise_limit,
     sleep_ms, Attempt, Role,
@@ -59,8 +60,8 @@ pub(super) fn respawns(_: Role) -> Attempt {
     for _ in 0..8 {
         ignore(child(|| live_on_in_children(end)));
     }
-    sleep_ms(30_000);
-    broke("lived for 30 s")
+    sleep_ms(LONG_MS);
+    broke("lived on")
 }
 
 fn live_on_in_children(end: Instant) {

@@ -113,19 +113,22 @@ pub(super) fn opens_many(_: Role) -> Attempt {
     broke("has 2000 files open")
 }
 
-fn writes_to(paths: &[&str]) -> Attempt {
-    let open = |path: &&str| {
-        let opened =
-            OpenOptions::new().write(true).custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK).open(path);
-        refused(opened, path)
-    };
-    any(paths.iter().map(open))
+fn open_to_write(path: &str) -> io::Result<File> {
+    OpenOptions::new().write(true).custom_flags(libc::O_NOCTTY | libc::O_NONBLOCK).open(path)
 }
 
-pub(super) fn opens_terminal(_: Role) -> Attempt {
-    writes_to(&["/dev/pts/ptmx", "/dev/ptmx"])
+pub(super) fn opens_terminals(_: Role) -> Attempt {
+    const TERMINALS: usize = 200;
+    let mut kept = Vec::new();
+    for count in 0..TERMINALS {
+        match open_to_write("/dev/ptmx") {
+            Ok(file) => kept.push(file),
+            Err(error) => return held(format_args!("{error} after {count} terminals")),
+        }
+    }
+    broke(format_args!("has {TERMINALS} terminals"))
 }
 
 pub(super) fn writes_kernel_log(_: Role) -> Attempt {
-    writes_to(&["/dev/log", "/dev/kmsg"])
+    any(["/dev/log", "/dev/kmsg"].map(|path| refused(open_to_write(path), path)))
 }

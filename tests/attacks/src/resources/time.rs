@@ -4,15 +4,18 @@ use std::io::{self, Read, Write};
 use std::time::Duration;
 
 use nix::sys::signal::{kill, Signal};
-use nix::unistd::{getpid, getppid, Pid};
+use nix::unistd::{getpid, getppid, setsid, Pid};
 
 use crate::tools::{
-    broke, child, cpu_time, end_of, held, ignore, ignore_signals, pause_for_ever, raise_limit, sleep_ms,
+    broke, child, cpu_time, end_of, held, ignore, ignore_signals, pause_for_ever, raise_limit, say, sleep_ms,
     spin, Attempt, Role,
 };
 
 /// More than any limit of these attacks allows.
 const MUCH: Duration = Duration::from_secs(4);
+
+/// Longer than the wall clock of these attacks.
+pub(super) const LONG_MS: u64 = 5_000;
 
 pub(super) fn spins(_: Role) -> Attempt {
     spin(MUCH);
@@ -51,20 +54,21 @@ pub(super) fn starves(_: Role) -> Attempt {
             break;
         }
     }
-    sleep_ms(30_000);
-    broke("still there after 30 s")
+    sleep_ms(LONG_MS);
+    broke("still there after the wall clock")
 }
 
 pub(super) fn sleeps(_: Role) -> Attempt {
     ignore_signals();
-    sleep_ms(30_000);
-    broke("slept for 30 s")
+    sleep_ms(LONG_MS);
+    broke("slept on")
 }
 
 /// A driver that takes the news of a stopped child for that of a dead one loses its clock.
 pub(super) fn stops_all(_: Role) -> Attempt {
     let (job, parent) = (getpid(), getppid());
     let waker = child(|| {
+        ignore(setsid()); // out of the group that is stopped
         sleep_ms(500);
         for _ in 0..10 {
             ignore(kill(job, Signal::SIGCONT));
@@ -78,8 +82,8 @@ pub(super) fn stops_all(_: Role) -> Attempt {
     for target in [parent, Pid::from_raw(1), Pid::from_raw(0), job] {
         ignore(kill(target, Signal::SIGSTOP));
     }
-    sleep_ms(30_000);
-    broke("lived for 30 s")
+    sleep_ms(LONG_MS);
+    broke("lived on")
 }
 
 pub(super) fn reads_stdin(_: Role) -> Attempt {
@@ -92,11 +96,12 @@ pub(super) fn reads_stdin(_: Role) -> Attempt {
 }
 
 pub(super) fn drips(_: Role) -> Attempt {
-    for _ in 0..300 {
+    for _ in 0..LONG_MS / 100 {
         ignore(io::stdout().write_all(b"\x1b").and_then(|()| io::stdout().flush()));
         sleep_ms(100);
     }
-    broke("printed for 30 s")
+    say("");
+    broke("printed on")
 }
 
 pub(super) fn floods(_: Role) -> Attempt {
