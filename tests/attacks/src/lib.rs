@@ -15,10 +15,11 @@ mod tools;
 mod witness;
 
 mod resources;
+mod grade;
 
 use std::process::ExitCode;
 
-pub use row::{Attack, Control, Ends, Form};
+pub use row::{Attack, Control, Ends, Form, Usage};
 pub use tools::{Attempt, Role};
 
 /// In the environment of an attack: which [`Role`] it has. Without it nothing is tried.
@@ -35,7 +36,12 @@ pub const WITNESS: &str = "witness";
 
 /// Every attack, in the order of the catalogue.
 pub fn all() -> impl Iterator<Item = &'static Attack> {
-    [resources::ATTACKS].into_iter().flatten()
+    [resources::ATTACKS, grade::ATTACKS].into_iter().flatten()
+}
+
+/// Rows of the catalogue that are no attack of this corpus: the row, and why or where else.
+pub fn elsewhere() -> impl Iterator<Item = &'static (&'static str, &'static str)> {
+    [grade::ELSEWHERE].into_iter().flatten()
 }
 
 /// Makes the attempt `name`, in the box, and says what came of it.

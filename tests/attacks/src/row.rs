@@ -1,6 +1,7 @@
 //! What a row of the corpus is.
 
 use std::fmt;
+use std::time::Duration;
 
 use autodriver_protocol::{Cause, Layer};
 
@@ -25,8 +26,19 @@ pub struct Attack {
     pub form: Form,
     /// How the report must say that the attacker's job ended.
     pub ends: Ends,
+    /// What the report must at least say that the job used: it is what it took.
+    pub shows: Usage,
     /// The glob of what is copied out, if anything: files that arrive must say `innocent`.
     pub out: Option<&'static str>,
+}
+
+/// What a job took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// CPU time.
+    pub cpu: Duration,
+    /// Bytes of memory, at the peak.
+    pub memory: u64,
 }
 
 /// How an attack is shown to work.
@@ -80,6 +92,7 @@ pub(crate) const fn attack(
         control: Control::LeaveOut(&[]),
         form: Form::Alone,
         ends: Ends::Refused,
+        shows: Usage { cpu: Duration::ZERO, memory: 0 },
         out: None,
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use attacks::{Attack, Ends, BROKE, HELD};
 use autodriver_protocol::report::{LayerReport, RestoreState};
@@ -67,8 +68,10 @@ impl Evidence<'_> {
             Verdict::Fault(_) => None,
         };
         let aftermath = self.aftermath();
-        let success =
-            players().find_map(|played| said(&played.output, BROKE)).or_else(|| self.foreign_file());
+        let success = players()
+            .find_map(|played| said(&played.output, BROKE))
+            .or_else(|| self.foreign_file())
+            .or_else(|| self.hidden_use(report.filter(|report| self.was_tried(report))?));
         let tried = report.is_some_and(|report| self.was_tried(report));
         let succeeded = success.is_some() || (tried && !aftermath.is_empty());
         let mut wrong: Vec<String> = success.into_iter().collect();
@@ -143,6 +146,24 @@ impl Evidence<'_> {
             }
         }
         None
+    }
+
+    /// What the job took and the report does not show.
+    fn hidden_use(&self, report: &Report) -> Option<String> {
+        let usage = &report.usage;
+        let cpu = usage.cpu_user_us.unwrap_or(0).saturating_add(usage.cpu_system_us.unwrap_or(0));
+        let memory = usage.memory_peak_bytes.unwrap_or(0);
+        let most = self.attack.shows;
+        if Duration::from_micros(cpu) < most.cpu {
+            return Some(format!("the report shows {cpu} us of CPU time, not {:?}", most.cpu));
+        }
+        (memory < most.memory).then(|| {
+            format!(
+                "the report shows a peak of {} of memory, not {}",
+                text::size(memory),
+                text::size(most.memory)
+            )
+        })
     }
 
     fn layers(&self, report: &Report) -> Vec<LayerReport> {

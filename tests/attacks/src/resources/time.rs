@@ -79,6 +79,7 @@ pub(super) fn stops_all(_: Role) -> Attempt {
     if waker.is_err() {
         return held("no process to wake it");
     }
+    sleep_ms(100); // until the waker is out of it
     for target in [parent, Pid::from_raw(1), Pid::from_raw(0), job] {
         ignore(kill(target, Signal::SIGSTOP));
     }
