@@ -30,6 +30,8 @@ pub struct Attack {
     pub shows: Usage,
     /// The glob of what is copied out, if anything: files that arrive must say `innocent`.
     pub out: Option<&'static str>,
+    /// Why it is known to succeed, if it is: a channel that is left open, and that is shown as such.
+    pub open: Option<&'static str>,
 }
 
 /// What a job took.
@@ -94,6 +96,7 @@ pub(crate) const fn attack(
         ends: Ends::Refused,
         shows: Usage { cpu: Duration::ZERO, memory: 0 },
         out: None,
+        open: None,
     }
 }
 

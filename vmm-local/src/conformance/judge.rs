@@ -32,6 +32,8 @@ pub(super) struct Judgement {
     pub(super) stopped: bool,
     /// The attack succeeded.
     pub(super) succeeded: bool,
+    /// It did, as it is known to, and did no harm.
+    pub(super) open: bool,
     /// The job's end in a few words, and the attack's own.
     pub(super) verdict: String,
     /// What is not as it must be, if anything.
@@ -47,6 +49,7 @@ impl Judgement {
         Judgement {
             stopped: false,
             succeeded: false,
+            open: false,
             verdict: "not tried".to_owned(),
             wrong: vec![why.to_owned()],
             aftermath: Vec::new(),
@@ -72,15 +75,21 @@ impl Evidence<'_> {
             .find_map(|played| said(&played.output, BROKE))
             .or_else(|| self.foreign_file())
             .or_else(|| self.hidden_use(report.filter(|report| self.was_tried(report))?));
+        let open = self.attack.open.and_then(|_| said(&self.attacker.output, BROKE));
         let tried = report.is_some_and(|report| self.was_tried(report));
         let succeeded = success.is_some() || (tried && !aftermath.is_empty());
-        let mut wrong: Vec<String> = success.into_iter().collect();
-        wrong.extend(report.and_then(|report| self.ended_otherwise(report)));
+        let mut wrong = Vec::new();
+        if open.is_none() {
+            wrong.extend(success);
+            wrong.extend(report.and_then(|report| self.ended_otherwise(report)));
+        }
         wrong.extend(players().filter_map(|played| fault(&played.outcome.verdict)));
-        let own = said(&self.attacker.output, HELD).map(|how| format!(": {how}")).unwrap_or_default();
+        let own = open.clone().or_else(|| said(&self.attacker.output, HELD));
+        let own = own.map(|how| format!(": {how}")).unwrap_or_default();
         Judgement {
             stopped: tried && !succeeded,
             succeeded,
+            open: open.is_some() && wrong.is_empty() && aftermath.is_empty(),
             verdict: format!("{}{own}", self.attacker.outcome.verdict.summary()),
             wrong,
             aftermath,

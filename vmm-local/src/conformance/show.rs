@@ -38,7 +38,11 @@ fn table(tried: &[Tried], controls: bool) -> String {
     let mut rows = vec![header.into_iter().map(str::to_owned).collect::<Vec<_>>()];
     for one in tried {
         let clean = if one.judgement.aftermath.is_empty() { "clean" } else { "NOT CLEAN" };
-        let word = if one.judgement.stopped && one.judgement.wrong.is_empty() { "" } else { "BROKE " };
+        let word = match &one.judgement {
+            judgement if judgement.open => "open: ",
+            judgement if judgement.stopped && judgement.wrong.is_empty() => "",
+            _ => "BROKE ",
+        };
         let verdict = text::shortened(&format!("{word}{}", one.judgement.verdict), VERDICT_MAX);
         let mut row = vec![one.attack.name.to_owned(), in_force(one), verdict, clean.to_owned()];
         row.extend(controls.then(|| control(one)));
@@ -77,11 +81,15 @@ fn summary(tried: &[Tried]) -> String {
             *counts.entry(layer.name()).or_default() += 1;
         }
         if one.attack.stopped_by.is_empty() {
-            *counts.entry("driver").or_default() += 1;
+            *counts.entry(by_none(one.attack)).or_default() += 1;
         }
     }
     let counts: Vec<String> = counts.iter().map(|(layer, count)| format!("{layer} {count}")).collect();
     let mut text = format!("{} attacks tried, {held} held: {}\n", tried.len(), counts.join(", "));
+    let open = tried.iter().filter(|one| one.judgement.open).count();
+    if open > 0 {
+        text += &format!("{open} channels are known to be open; --json says why\n");
+    }
     let controls = || tried.iter().flat_map(|one| &one.controls);
     if controls().next().is_some() {
         let well = |alone: bool| {
@@ -93,7 +101,9 @@ fn summary(tried: &[Tried]) -> String {
         text +=
             &format!("{succeeded} of {all} controls succeeded; one layer alone held in {alone} of {of}\n");
     }
-    let without = tried.iter().filter(|one| matches!(one.attack.control, Control::None(_))).count();
+    let no_control =
+        |one: &&Tried| one.attack.open.is_none() && matches!(one.attack.control, Control::None(_));
+    let without = tried.iter().filter(no_control).count();
     if without > 0 && controls().next().is_some() {
         text += &format!("{without} attacks have no layer to leave out; --json says why\n");
     }
@@ -103,8 +113,16 @@ fn summary(tried: &[Tried]) -> String {
 
 fn by(attack: &Attack) -> String {
     match attack.stopped_by {
-        [] => "driver".to_owned(),
+        [] => by_none(attack).to_owned(),
         layers => layers.iter().map(|layer| layer.name()).collect::<Vec<_>>().join(", "),
+    }
+}
+
+/// What stops an attack that no layer does.
+fn by_none(attack: &Attack) -> &'static str {
+    match attack.open {
+        Some(_) => "none",
+        None => "driver",
     }
 }
 
@@ -118,7 +136,7 @@ fn in_force(one: &Tried) -> String {
         }
     };
     match one.attack.stopped_by {
-        [] => "driver".to_owned(),
+        [] => by_none(one.attack).to_owned(),
         layers => layers.iter().map(state).collect::<Vec<_>>().join(", "),
     }
 }
@@ -134,7 +152,8 @@ fn control(one: &Tried) -> String {
 fn document(tried: &[Tried]) -> Value {
     let failed = tried.iter().filter(|one| !one.is_well()).count();
     let attacks: Vec<Value> = tried.iter().map(row).collect();
-    json!({"version": 1, "tried": tried.len(), "failed": failed, "attacks": attacks})
+    let open = tried.iter().filter(|one| one.judgement.open).count();
+    json!({"version": 1, "tried": tried.len(), "open": open, "failed": failed, "attacks": attacks})
 }
 
 fn row(one: &Tried) -> Value {
@@ -144,11 +163,16 @@ fn row(one: &Tried) -> Value {
         "stopped_by": one.attack.stopped_by,
         "layers": one.judgement.layers,
         "held": one.judgement.holds(),
+        "open": one.judgement.open,
         "verdict": one.judgement.verdict,
         "wrong": one.judgement.wrong,
         "aftermath": one.judgement.aftermath,
     });
+    if let Some(why) = one.attack.open {
+        row["known_open"] = json!(why);
+    }
     match one.attack.control {
+        Control::None(_) if one.attack.open.is_some() => {}
         Control::None(why) => row["no_control"] = json!(why),
         _ if one.controls.is_empty() => {}
         _ => row["controls"] = one.controls.iter().map(controlled).collect(),
