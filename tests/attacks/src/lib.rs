@@ -93,6 +93,24 @@ mod tests {
         }
     }
 
+    /// What `SECURITY.md` names as shown by the corpus is there.
+    #[test]
+    fn the_tables_of_security_md_name_what_there_is() {
+        let text = include_str!("../../../SECURITY.md");
+        let rows = text.split("## What broke others").nth(1).expect("the section").lines();
+        let cells =
+            rows.filter(|line| line.starts_with("| ")).skip(2).filter_map(|line| line.split('|').nth(5));
+        let mut count = 0;
+        for name in cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)) {
+            let there = |attack: &Attack| attack.name == name || attack.name.starts_with(&format!("{name}-"));
+            let elsewhere =
+                ["hostile_guest", "layers_files", "restore_killed", "protocol/archive", "scripts/fuzz"];
+            assert!(all().any(there) || elsewhere.contains(&name), "SECURITY.md: there is no `{name}`");
+            count += 1;
+        }
+        assert!(count > 30, "{count}");
+    }
+
     #[test]
     fn a_row_with_layers_has_a_control_and_one_without_says_why_not() {
         for attack in all() {

@@ -11,8 +11,8 @@ use nix::sys::socket::{setsockopt, socketpair, sockopt, AddressFamily, SockFlag,
 use nix::unistd::{pipe, read, write};
 
 use crate::tools::{
-    broke, child, held, ignore, leave, pause_for_ever, put_down, raise_limit, raw, refused, touch, Attempt,
-    Role,
+    broke, broke_for_good, child, held, ignore, leave, pause_for_ever, put_down, raise_limit, raw, refused,
+    touch, Attempt, Role,
 };
 
 const MEGABYTE: usize = 1 << 20;
@@ -26,7 +26,7 @@ pub(super) fn touches(_: Role) -> Attempt {
             return held(error);
         }
     }
-    broke("has 256 MB")
+    broke_for_good("has 256 MB")
 }
 
 /// Each process has little; the job has all of it at once.
@@ -50,12 +50,10 @@ pub(super) fn spreads(_: Role) -> Attempt {
     }
     let mut byte = [0];
     let all = children.iter().all(|_| read(&done, &mut byte) == Ok(1));
+    let answer =
+        if all { broke_for_good("its processes have 256 MB") } else { held("not all had their share") };
     put_down(&children);
-    if all {
-        broke("its processes have 256 MB")
-    } else {
-        held("not all had their share")
-    }
+    answer
 }
 
 pub(super) fn fills_memfds(_: Role) -> Attempt {
@@ -73,7 +71,7 @@ pub(super) fn fills_memfds(_: Role) -> Attempt {
         }
         kept.push(file);
     }
-    broke("has 256 MB in memfds")
+    broke_for_good("has 256 MB in memfds")
 }
 
 pub(super) fn fills_segments(_: Role) -> Attempt {
@@ -94,7 +92,7 @@ pub(super) fn fills_segments(_: Role) -> Attempt {
             unsafe { (at as *mut u8).add(offset).write_volatile(1) };
         }
     }
-    broke("has 256 MB of System V segments")
+    broke_for_good("has 256 MB of System V segments")
 }
 
 /// Buffers of sockets that nobody reads.
@@ -117,7 +115,7 @@ pub(super) fn fills_sockets(_: Role) -> Attempt {
         }
         kept.extend([one, other]);
     }
-    broke("has 256 MB in socket buffers")
+    broke_for_good("has 256 MB in socket buffers")
 }
 
 pub(super) fn fills_pipes(_: Role) -> Attempt {
@@ -139,7 +137,7 @@ pub(super) fn fills_pipes(_: Role) -> Attempt {
         }
         kept.extend([reader, writer]);
     }
-    broke("has 48 MB in pipes")
+    broke_for_good("has 48 MB in pipes")
 }
 
 pub(super) fn hides_from_oom(_: Role) -> Attempt {

@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use nix::sys::resource::Resource;
 
-use crate::tools::{any, broke, held, ignore_signals, raise_limit, refused, Attempt, Role};
+use crate::tools::{any, broke, broke_for_good, held, ignore_signals, raise_limit, refused, Attempt, Role};
 
 const MEGABYTE: u64 = 1 << 20;
 /// More than the disk limit of these attacks.
@@ -44,7 +44,7 @@ fn pour_into(mut next: impl FnMut(u64) -> io::Result<File>) -> Attempt {
             return held(format_args!("{error} after {} MB", total / MEGABYTE));
         }
     }
-    broke("wrote 200 MB")
+    broke_for_good("wrote 200 MB")
 }
 
 pub(super) fn writes_one(_: Role) -> Attempt {
@@ -93,12 +93,13 @@ pub(super) fn fills_tmpfs(_: Role) -> Attempt {
 }
 
 pub(super) fn makes_inodes(_: Role) -> Attempt {
-    for count in 0..5000 {
+    const FILES: usize = 5000;
+    for count in 0..FILES {
         if let Err(error) = File::create(format!("inode-{count}")) {
             return held(format_args!("{error} after {count} files"));
         }
     }
-    broke("made 5000 files")
+    broke_for_good(format_args!("made {FILES} files"))
 }
 
 pub(super) fn opens_many(_: Role) -> Attempt {
