@@ -96,6 +96,16 @@ pub fn columns(indent: &str, rows: &[Vec<String>]) -> String {
     rows.iter().map(line).collect()
 }
 
+/// Each session of a job's counts as much as all of ours: sched(7), "The autogroup feature". Where the
+/// session is the driver's own, as in a container, it may count more; that of a shell that started us is
+/// the shell's, and its weight would outlive us.
+fn weigh_own_session() {
+    let own = nix::unistd::getpid();
+    if nix::unistd::getsid(None) == Ok(own) {
+        let _ = std::fs::write("/proc/self/autogroup", "-20");
+    }
+}
+
 /// Everything.
 pub fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
@@ -107,8 +117,7 @@ pub fn main() -> ExitCode {
     // Two hundred spinning threads must not keep the driver from its clocks. Jobs get 0 again; where it
     // is refused, the driver is as fast as its machine lets it be.
     let _ = set_nice(-20);
-    // Nor must each session of theirs count as much as all of ours: sched(7), "The autogroup feature".
-    let _ = std::fs::write("/proc/self/autogroup", "-20");
+    weigh_own_session();
     // Files get exactly the modes they are made with.
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
     let status = match cli.command {

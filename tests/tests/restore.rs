@@ -34,6 +34,19 @@ fn nothing_is_left_after_any_kind_of_end() {
     }
 }
 
+/// The weight of a session outlives those who set it: see autogroups in sched(7).
+#[test]
+fn the_caller_s_session_weighs_what_it_did() {
+    const WEIGHT: &str = "/proc/self/autogroup";
+    let weight = || std::fs::read_to_string(WEIGHT).unwrap_or_default();
+    // A kernel without the feature has no weight to keep.
+    let _ = std::fs::write(WEIGHT, "3");
+    let before = weight();
+    job(["exit", "0"]).run().expect_restored();
+    assert_eq!(weight(), before);
+    let _ = std::fs::write(WEIGHT, "0");
+}
+
 #[test]
 fn nothing_is_left_after_a_set_up_that_failed() {
     let _alone = alone();
