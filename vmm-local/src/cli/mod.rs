@@ -112,6 +112,9 @@ struct Timeouts {
     /// Longest time for copying in, and for copying out (default: 10m)
     #[arg(long, value_name = "T")]
     copy_timeout: Option<Time>,
+    /// Longest wait for any other answer; for the report, beyond --wall and --grace (default: 60s)
+    #[arg(long, value_name = "T")]
+    answer_timeout: Option<Time>,
 }
 
 impl Timeouts {
@@ -120,7 +123,8 @@ impl Timeouts {
         Deadlines {
             connect: self.connect_timeout.map_or(defaults.connect, |time| time.0),
             copy: self.copy_timeout.map_or(defaults.copy, |time| time.0),
-            ..defaults
+            request: self.answer_timeout.map_or(defaults.request, |time| time.0),
+            margin: self.answer_timeout.map_or(defaults.margin, |time| time.0),
         }
     }
 }
