@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 use glob::{MatchOptions, Pattern};
@@ -13,7 +13,9 @@ use nix::fcntl::{openat, readlinkat, AtFlags, OFlag};
 use nix::sys::stat::{fstat, fstatat, FileStat, Mode, SFlag};
 use tar::EntryType;
 
-use super::{errno_name, failed, lossy, stays_inside, ArchiveError, Limits, BUFFER, DEPTH_MAX, DIRECTORY};
+use super::{
+    errno_name, failed, lossy, relative, stays_inside, ArchiveError, Limits, BUFFER, DEPTH_MAX, DIRECTORY,
+};
 use crate::message::{Skipped, Transferred};
 
 /// Most skipped files that are listed by name.
@@ -190,6 +192,12 @@ impl<'a, W: Write> Packer<'a, W> {
             }
         };
         let full = prefix.join(path);
+        let sendable = relative(full.as_os_str().as_bytes());
+        if let (Err(why), true) = (sendable, wanted || is(&stat, SFlag::S_IFDIR)) {
+            // The other side would refuse the whole archive for it.
+            self.skip(path, why.to_owned());
+            return Ok(());
+        }
         if is(&stat, SFlag::S_IFDIR) {
             let flags = DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
             match openat(dir, name, flags, Mode::empty()) {

@@ -163,6 +163,33 @@ fn limits_and_lies_about_sizes_end_the_transfer() {
 }
 
 #[test]
+fn what_the_other_side_would_refuse_is_not_packed() {
+    let source = tempfile::tempdir().unwrap();
+    let deepest = vec!["d"; DEPTH_MAX].join("/");
+    let longest = vec!["n".repeat(255); 16].join("/");
+    fs::create_dir_all(source.path().join(&deepest)).unwrap();
+    fs::write(source.path().join(&deepest).join("f"), b"x").unwrap();
+    fs::write(source.path().join("good"), b"x").unwrap();
+    // One directory at a time: no path that long can be given.
+    let mut fd = open_directory(source.path()).unwrap();
+    for part in longest.split('/').chain(["below"]) {
+        nix::sys::stat::mkdirat(&fd, part, Mode::S_IRWXU).unwrap();
+        fd = openat(&fd, part, DIRECTORY, Mode::empty()).unwrap();
+    }
+    let all = Selection::globs(&["**"]).unwrap();
+    for selection in [Selection::Tree, all] {
+        let fd = open_directory(source.path()).unwrap();
+        let mut bytes = Vec::new();
+        let sent = pack_tree(fd.as_fd(), Path::new(""), &selection, LIMITS, &mut bytes).unwrap();
+        let why: Vec<&str> = sent.skipped.iter().map(|file| file.why.as_str()).collect();
+        assert_eq!(why, ["more than 128 directories deep", "name longer than 4096 bytes"]);
+        let (dir, result) = unpacked(&bytes, INPUT);
+        assert_eq!(result.unwrap().entries, sent.entries);
+        assert_eq!(fs::read(dir.path().join("root/good")).unwrap(), b"x");
+    }
+}
+
+#[test]
 fn a_file_or_a_whole_tree_can_be_renamed() {
     let bytes = archive_of(|tar| {
         raw_entry(tar, EntryType::Regular, b"out/a", b"", b"1");
