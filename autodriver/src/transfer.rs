@@ -26,9 +26,9 @@ pub const ENTRIES_MAX: u64 = 1_000_000;
 /// What a transfer may hold; the storage and the disk bound the bytes.
 pub const LIMITS: Limits = Limits { entries: ENTRIES_MAX, bytes: u64::MAX };
 /// What is accepted as inputs of a job.
-pub const INPUTS: Accept = Accept { limits: LIMITS, modes: Modes::Keep, links: true };
+pub const INPUTS: Accept = Accept { limits: LIMITS, modes: Modes::Keep, links: true, only: None };
 /// What is accepted as results of a job.
-pub const RESULTS: Accept = Accept { limits: LIMITS, modes: Modes::Fixed, links: false };
+pub const RESULTS: Accept = Accept { limits: LIMITS, modes: Modes::Fixed, links: false, only: None };
 
 /// What a worker does.
 #[derive(Debug)]

@@ -36,8 +36,10 @@ pub enum SessionError {
     Refused(ErrorMessage),
     /// A report that cannot be true.
     Report(&'static str),
-    /// Files could not be read or written here, or the guest's archive broke the rules.
+    /// Files could not be read or written here, or were more than was agreed.
     Archive(ArchiveError),
+    /// The guest's archive is none, or holds what no autodriver packs.
+    BadArchive(ArchiveError),
     /// Something that was to be put cannot be: names it, and why.
     Incomplete(String),
     /// Output could not be passed on.
@@ -47,6 +49,15 @@ pub enum SessionError {
 }
 
 impl SessionError {
+    /// Why files of the guest could not be unpacked. A size that was passed is no lie: where it is
+    /// only sampled, a job can be faster.
+    pub(super) fn of_guest(error: ArchiveError) -> SessionError {
+        match error {
+            ArchiveError::Refused { .. } | ArchiveError::Stream(_) => SessionError::BadArchive(error),
+            error => SessionError::Archive(error),
+        }
+    }
+
     /// Whether nothing more can be said on the connection.
     pub fn ends_connection(&self) -> bool {
         match self {
@@ -55,6 +66,7 @@ impl SessionError {
             | SessionError::Deadline { .. }
             | SessionError::Budget { .. }
             | SessionError::Ended(_)
+            | SessionError::BadArchive(_)
             | SessionError::Report(_) => true,
             SessionError::Refused(_)
             | SessionError::Archive(_)
@@ -83,7 +95,10 @@ impl fmt::Display for SessionError {
                 f.write_str(&text::printable(&error.message))
             }
             SessionError::Report(why) => write!(f, "report {why}; is the machine sound?"),
-            SessionError::Archive(error) => write!(f, "{error}"),
+            SessionError::Archive(error) | SessionError::BadArchive(error) => {
+                // What a tar stream holds in the place of a number is quoted as it is.
+                f.write_str(&text::printable(&error.to_string()))
+            }
             SessionError::Incomplete(what) => f.write_str(what),
             SessionError::Output(error) => write!(f, "cannot write the job's output: {error}"),
             SessionError::Cancelled => f.write_str("cancelled"),

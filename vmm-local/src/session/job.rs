@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use autodriver_protocol::archive::{self, Accept, ArchiveError, Limits, Modes};
+use autodriver_protocol::archive::{self, Accept, ArchiveError, Limits, Modes, Selection};
 use autodriver_protocol::frame::{Header, HEADER_LEN};
 use autodriver_protocol::report::{Restore, RestoreState, REPORT_VERSION};
 use autodriver_protocol::{
@@ -104,7 +104,10 @@ impl<'c> Job<'c> {
         let packed = packed?;
         self.request(Kind::Put, &[])?;
         match self.answer()? {
-            Kind::PutDone => parse::<Transferred>(Kind::PutDone, self.payload()).map(|_| packed),
+            Kind::PutDone => {
+                same(Kind::PutDone, &parse(Kind::PutDone, self.payload())?, &packed)?;
+                Ok(packed)
+            }
             Kind::Error => Err(self.refused()),
             got => Err(WireError::OutOfOrder { got, expected: "put-done or error" }.into()),
         }
@@ -144,14 +147,17 @@ impl<'c> Job<'c> {
         dest: BorrowedFd<'_>,
     ) -> Result<Transferred, SessionError> {
         self.connection.wire.begin("get-done", self.connection.deadlines.copy);
+        let only = Selection::globs(&globs)?;
         self.request(Kind::Get, &json(Kind::Get, &Get { globs })?)?;
         let budget = limits.bytes.saturating_add(limits.entries.saturating_mul(ENTRY_OVERHEAD));
         let mut stream = GetStream::new(self, budget.saturating_add(OUTPUT_SLACK));
-        let accept = Accept { limits, modes: Modes::Fixed, links: false };
+        let accept = Accept { limits, modes: Modes::Fixed, links: false, only: Some(&only) };
         let unpacked = archive::unpack(dest, &mut stream, accept);
-        let done = stream.into_result()?;
-        unpacked?;
-        done.ok_or(WireError::Ended("the end of the archive").into())
+        let said = stream.into_result()?;
+        let done = unpacked.map_err(SessionError::of_guest)?;
+        let said = said.ok_or(WireError::Ended("the end of the archive"))?;
+        same(Kind::GetDone, &said, &done)?;
+        Ok(said)
     }
 
     /// Closes the job, whatever it is doing. From here on a cancelled caller waits too.
@@ -256,6 +262,18 @@ impl<'c> Job<'c> {
             Err(error) => error,
         }
     }
+}
+
+/// What the guest says was copied is what was.
+fn same(kind: Kind, said: &Transferred, done: &Transferred) -> Result<(), SessionError> {
+    if (said.entries, said.bytes) == (done.entries, done.bytes) {
+        return Ok(());
+    }
+    let why = format!(
+        "says {} entries and {} bytes were copied, not {} and {}",
+        said.entries, said.bytes, done.entries, done.bytes
+    );
+    Err(WireError::BadPayload(kind, why).into())
 }
 
 /// What is left of a budget.

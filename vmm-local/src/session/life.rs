@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use autodriver_protocol::archive::{self, ArchiveError, Limits, Selection};
 use autodriver_protocol::job::{Input, Output};
-use autodriver_protocol::report::{Leftover, Restore, RestoreState};
+use autodriver_protocol::report::{Restore, RestoreState};
 use autodriver_protocol::{Cause, Open, Options, Report, Transferred};
 
 use super::fetch::fetch;
 use super::job::{Ended, Sink};
-use super::{Connection, Fault, Job, SessionError, Step, Verdict};
+use super::{verdict, Connection, Fault, Job, SessionError, Step, Verdict};
 use crate::text;
 
 /// What the host itself is ready to send; the guest has its own limit.
@@ -125,6 +125,12 @@ impl Bundle {
         }
     }
 
+    /// How many directories its DEST may need that are no entries of it.
+    fn implied(&self) -> u64 {
+        let Bundle::Input(Input { dest: Some(dest), .. }) = self else { return 0 };
+        Path::new(dest).components().count() as u64
+    }
+
     /// Writes it as a tar stream.
     pub(crate) fn pack(&self, out: &mut dyn Write) -> Result<Transferred, ArchiveError> {
         let tree = |path: &Path, prefix: &Path, selection: &Selection, out| {
@@ -211,7 +217,7 @@ impl Life<'_> {
                 // A job on half of its files would be graded for the other half.
                 return Err((Step::Put, SessionError::Incomplete(what)));
             }
-            put.entries = put.entries.saturating_add(sent.entries);
+            put.entries = put.entries.saturating_add(sent.entries).saturating_add(bundle.implied());
             put.bytes = put.bytes.saturating_add(sent.bytes);
         }
         let assignment = self.assignment;
@@ -234,10 +240,7 @@ impl Life<'_> {
     fn lost_at_close(&mut self, failed: Option<Fault>, lost: Fault) -> Verdict {
         match (failed, self.report.take()) {
             (None, Some(report)) => {
-                let what = format!("not known: the machine was lost at close: {}", lost.message);
-                let leftover = Leftover { kind: "machine".to_owned(), what };
-                let restore = Restore::from_leftovers(vec![leftover]);
-                Verdict::Report(Box::new(with_restore(report, &restore)))
+                Verdict::Report(Box::new(verdict::lost(&report, Step::Close, &lost.message)))
             }
             (failed, report) => {
                 let fault = failed.map_or(lost, |failed| Fault { lost: true, ..failed });

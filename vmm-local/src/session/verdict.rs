@@ -178,10 +178,22 @@ impl Verdict {
     pub fn to_report(&self) -> Report {
         match self {
             Verdict::Report(report) => (**report).clone(),
-            Verdict::Fault(Fault { report: Some(report), .. }) => (**report).clone(),
+            Verdict::Fault(Fault { report: Some(report), lost: false, .. }) => (**report).clone(),
+            Verdict::Fault(Fault { report: Some(report), step, message, .. }) => {
+                // What it said of the machine came from a machine that is lost now.
+                lost(report, *step, message)
+            }
             Verdict::Fault(fault) => report_of(fault),
         }
     }
+}
+
+/// A job has its report, but nobody knows what it left behind.
+pub(super) fn lost(report: &Report, step: Step, message: &str) -> Report {
+    let what = format!("not known: the machine was lost at {}: {message}", step.name());
+    let mut restore = report.restore.clone();
+    restore.leftovers.push(Leftover { kind: "machine".to_owned(), what });
+    Report { restore: Restore::from_leftovers(restore.leftovers), ..report.clone() }
 }
 
 fn micros(us: u64) -> String {

@@ -169,8 +169,8 @@ fn copy(bundle: &Bundle, dest: &Path, modes: Modes) -> Result<Transferred, VmmEr
     let failed = |error: ArchiveError| VmmError::files("copy to", dest)(error);
     let dir = archive::open_directory(dest).map_err(VmmError::files("open directory", dest))?;
     let (rx, tx) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(VmmError::files("copy to", dest))?;
-    let accept =
-        Accept { limits: Limits { entries: u64::MAX, bytes: u64::MAX }, modes, links: modes == Modes::Keep };
+    let limits = Limits { entries: u64::MAX, bytes: u64::MAX };
+    let accept = Accept { limits, modes, links: modes == Modes::Keep, only: None };
     std::thread::scope(|scope| {
         let packing = scope.spawn(move || bundle.pack(&mut File::from(tx)));
         let unpacked = archive::unpack(dir.as_fd(), File::from(rx), accept);

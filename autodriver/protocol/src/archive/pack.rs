@@ -59,6 +59,11 @@ impl Selection {
         matches!(self, Selection::Except(names) if names.iter().any(|name| path == Path::new(name)))
     }
 
+    /// Whether a file with this path can be in an archive of what is selected.
+    pub fn covers(&self, path: &Path) -> bool {
+        path.ancestors().any(|part| self.takes(part) && !part.as_os_str().is_empty())
+    }
+
     fn takes(&self, path: &Path) -> bool {
         let options = MatchOptions { require_literal_separator: true, ..MatchOptions::new() };
         match self {

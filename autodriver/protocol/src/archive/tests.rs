@@ -13,7 +13,7 @@ use super::*;
 use crate::message::{Skipped, Transferred};
 
 const LIMITS: Limits = Limits { entries: 1000, bytes: 1 << 20 };
-const INPUT: Accept = Accept { limits: LIMITS, modes: Modes::Keep, links: true };
+const INPUT: Accept = Accept { limits: LIMITS, modes: Modes::Keep, links: true, only: None };
 
 fn archive_of(build: impl FnOnce(&mut tar::Builder<Vec<u8>>)) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
@@ -190,6 +190,41 @@ fn what_the_other_side_would_refuse_is_not_packed() {
 }
 
 #[test]
+fn directories_that_only_names_tell_of_count() {
+    let deep = archive_of(|tar| {
+        for name in [&b"a/b/c/f"[..], b"a/b/g", b"d/e/f"] {
+            raw_entry(tar, EntryType::Regular, name, b"", b"");
+        }
+    });
+    let tree = archive_of(|tar| {
+        raw_entry(tar, EntryType::Directory, b"a/", b"", b"");
+        raw_entry(tar, EntryType::Regular, b"a/f", b"", b"");
+    });
+    for (bytes, count) in [(deep, 8), (tree, 2)] {
+        let within = |entries| unpacked(&bytes, Accept { limits: Limits { entries, ..LIMITS }, ..INPUT }).1;
+        assert!(matches!(within(count - 1), Err(ArchiveError::TooMuch { what: "entries", .. })));
+        within(count).unwrap();
+    }
+}
+
+#[test]
+fn nothing_is_taken_that_was_not_asked_for() {
+    let selection = Selection::globs(&["score.json", "logs", "*.txt"]).unwrap();
+    let accept = Accept { only: Some(&selection), ..INPUT };
+    let taken = |name: &[u8]| {
+        let bytes = archive_of(|tar| raw_entry(tar, EntryType::Regular, name, b"", b"x"));
+        unpacked(&bytes, accept).1
+    };
+    for name in [&b"score.json"[..], b"./score.json", b"logs/a", b"logs/a/b", b"x.txt", b"x.txt/y"] {
+        taken(name).unwrap();
+    }
+    for name in [&b"score.jso"[..], b"score.json.sh", b".bashrc", b"d/score.json", b"log", b"d/x.txt"] {
+        let error = taken(name).unwrap_err().to_string();
+        assert!(error.contains("was not asked for"), "{error}");
+    }
+}
+
+#[test]
 fn a_file_or_a_whole_tree_can_be_renamed() {
     let bytes = archive_of(|tar| {
         raw_entry(tar, EntryType::Regular, b"out/a", b"", b"1");
@@ -208,7 +243,7 @@ fn a_file_or_a_whole_tree_can_be_renamed() {
 
 #[test]
 fn results_get_fixed_modes_and_no_links() {
-    let accept = Accept { limits: LIMITS, modes: Modes::Fixed, links: false };
+    let accept = Accept { limits: LIMITS, modes: Modes::Fixed, links: false, only: None };
     let bytes = archive_of(|tar| {
         let mut header = tar::Header::new_gnu();
         header.set_mode(0o4777);

@@ -14,8 +14,8 @@ use nix::unistd::{symlinkat, unlinkat, UnlinkatFlags};
 use tar::EntryType;
 
 use super::{
-    errno_of, failed, open_beneath, stays_inside, ArchiveError, Limits, BUFFER, DEPTH_MAX, DIRECTORY,
-    NAME_MAX,
+    errno_of, failed, open_beneath, stays_inside, ArchiveError, Limits, Selection, BUFFER, DEPTH_MAX,
+    DIRECTORY, NAME_MAX,
 };
 use crate::message::Transferred;
 
@@ -33,13 +33,15 @@ pub enum Modes {
 
 /// What an unpacker accepts.
 #[derive(Clone, Copy, Debug)]
-pub struct Accept {
-    /// How much.
+pub struct Accept<'a> {
+    /// How much. Directories that only names of files tell of count as entries.
     pub limits: Limits,
     /// Which permission bits.
     pub modes: Modes,
     /// Whether links are accepted; results never hold any.
     pub links: bool,
+    /// What was asked for; `None`: anything.
+    pub only: Option<&'a Selection>,
 }
 
 /// A relative path without `..`, or why not.
@@ -71,8 +73,10 @@ pub fn relative(name: &[u8]) -> Result<PathBuf, &'static str> {
 
 struct Unpacker<'a> {
     root: BorrowedFd<'a>,
-    accept: Accept,
+    accept: Accept<'a>,
     done: Transferred,
+    /// Directories made that no entry stands for.
+    implied: u64,
     /// The directory of the last entry: most entries share it with the one before.
     parent: Option<(PathBuf, OwnedFd)>,
 }
@@ -81,7 +85,11 @@ struct Unpacker<'a> {
 ///
 /// # Errors
 /// [`ArchiveError`]; what was unpacked before stays, a file that was not complete does not.
-pub fn unpack(root: BorrowedFd<'_>, input: impl Read, accept: Accept) -> Result<Transferred, ArchiveError> {
+pub fn unpack(
+    root: BorrowedFd<'_>,
+    input: impl Read,
+    accept: Accept<'_>,
+) -> Result<Transferred, ArchiveError> {
     unpack_as(root, input, accept, None)
 }
 
@@ -93,11 +101,11 @@ pub fn unpack(root: BorrowedFd<'_>, input: impl Read, accept: Accept) -> Result<
 pub fn unpack_as(
     root: BorrowedFd<'_>,
     input: impl Read,
-    accept: Accept,
+    accept: Accept<'_>,
     rename: Option<(&Path, &Path)>,
 ) -> Result<Transferred, ArchiveError> {
     let mut archive = tar::Archive::new(io::BufReader::with_capacity(BUFFER, input));
-    let mut unpacker = Unpacker { root, accept, done: Transferred::default(), parent: None };
+    let mut unpacker = Unpacker { root, accept, done: Transferred::default(), implied: 0, parent: None };
     // Long names of the entry that follows them (GNU `L` and `K`, pax `x`).
     let (mut long_name, mut long_link) = (None, None);
     for entry in archive.entries()?.raw(true) {
@@ -175,10 +183,11 @@ impl Unpacker<'_> {
         data: &mut tar::Entry<'_, impl Read>,
     ) -> Result<(), ArchiveError> {
         let path = relative(name).map_err(|why| refused(name, why))?;
-        self.done.entries += 1;
-        if self.done.entries > self.accept.limits.entries {
-            return Err(ArchiveError::TooMuch { what: "entries", limit: self.accept.limits.entries });
+        if self.accept.only.is_some_and(|only| !only.covers(&path)) {
+            return Err(refused(name, "was not asked for"));
         }
+        self.done.entries += 1;
+        self.check_entries()?;
         let mode = data.header().mode().map_err(|_| refused(name, "bad mode field"))? & 0o777;
         match kind {
             EntryType::Directory => self.directory(&path, mode),
@@ -197,18 +206,28 @@ impl Unpacker<'_> {
         }
     }
 
+    fn check_entries(&self) -> Result<(), ArchiveError> {
+        let limit = self.accept.limits.entries;
+        match self.done.entries.saturating_add(self.implied) > limit {
+            true => Err(ArchiveError::TooMuch { what: "entries", limit }),
+            false => Ok(()),
+        }
+    }
+
     /// The directory above `path`, made as needed.
     fn parent(&mut self, path: &Path) -> Result<BorrowedFd<'_>, ArchiveError> {
         let parent = path.parent().unwrap_or(Path::new(""));
         if self.parent.as_ref().is_none_or(|(cached, _)| cached != parent) {
             let dir = self.make_directory(parent, 0o755)?;
+            self.check_entries()?;
             self.parent = Some((parent.to_owned(), dir));
         }
         self.parent.as_ref().map(|(_, dir)| dir.as_fd()).ok_or_else(|| refused(b"", "no parent"))
     }
 
-    fn make_directory(&self, path: &Path, mode: u32) -> Result<OwnedFd, ArchiveError> {
-        let open = |path: &Path| open_beneath(self.root, path, DIRECTORY);
+    fn make_directory(&mut self, path: &Path, mode: u32) -> Result<OwnedFd, ArchiveError> {
+        let root = self.root;
+        let open = |path: &Path| open_beneath(root, path, DIRECTORY);
         if path.as_os_str().is_empty() {
             return open(Path::new(".")).map_err(failed("open", path));
         }
@@ -222,7 +241,8 @@ impl Unpacker<'_> {
             so_far.push(part);
             let bits = if so_far == path { mode } else { 0o755 };
             match mkdirat(&dir, Path::new(&part), Mode::from_bits_truncate(bits | 0o700)) {
-                Ok(()) | Err(Errno::EEXIST) => {}
+                Ok(()) => self.implied += 1,
+                Err(Errno::EEXIST) => {}
                 Err(errno) => return Err(failed("make directory", &so_far)(errno)),
             }
             dir = open_beneath(dir.as_fd(), Path::new(&part), DIRECTORY)
@@ -233,7 +253,11 @@ impl Unpacker<'_> {
 
     fn directory(&mut self, path: &Path, mode: u32) -> Result<(), ArchiveError> {
         let mode = if self.accept.modes == Modes::Keep { mode } else { 0o755 };
-        self.make_directory(path, mode).map(drop)
+        let before = self.implied;
+        self.make_directory(path, mode)?;
+        // The last one is the entry itself.
+        self.implied -= u64::from(self.implied > before);
+        self.check_entries()
     }
 
     fn file(
