@@ -5,10 +5,6 @@ use std::time::Duration;
 /// Text from a guest or a job with nothing left in it that a terminal would obey: control
 /// characters, and the marks that turn the direction of writing, are spelled out.
 pub fn printable(text: &str) -> String {
-    let obeyed = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
     text.chars().fold(String::with_capacity(text.len()), |mut safe, c| {
         match obeyed(c) {
             true => safe.extend(c.escape_default()),
@@ -16,6 +12,29 @@ pub fn printable(text: &str) -> String {
         }
         safe
     })
+}
+
+fn obeyed(c: char) -> bool {
+    let turns =
+        matches!(c, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || turns
+}
+
+/// A value as JSON on one line that is harmless for a terminal as well: JSON itself leaves the
+/// controls above ASCII, and the marks that turn the direction, as they are.
+///
+/// # Errors
+/// Those of the value's own form.
+pub fn json(value: &impl serde::Serialize) -> Result<String, serde_json::Error> {
+    let plain = serde_json::to_string(value)?;
+    Ok(plain.chars().fold(String::with_capacity(plain.len()), |mut safe, c| {
+        match obeyed(c) {
+            // All of them are in strings, and in the range that four digits spell.
+            true => safe += &format!("\\u{:04x}", u32::from(c)),
+            false => safe.push(c),
+        }
+        safe
+    }))
 }
 
 /// The start of a printable text, with an ellipsis where something was left out.
@@ -67,8 +86,16 @@ mod tests {
 
     #[test]
     fn nothing_a_terminal_obeys_is_left() {
-        assert_eq!(printable("a\x1b[2Jb\r\n\u{202e}é"), "a\\u{1b}[2Jb\\r\\n\\u{202e}é");
+        assert_eq!(printable("a\x1b[2Jb\r\n\u{202e}\u{61c}é"), "a\\u{1b}[2Jb\\r\\n\\u{202e}\\u{61c}é");
         assert!(!printable(&('\0'..'\u{a0}').collect::<String>()).chars().any(char::is_control));
+    }
+
+    #[test]
+    fn json_is_harmless_and_still_the_same_value() {
+        let text: String = ('\0'..'\u{a0}').chain("\u{61c}\u{202e}\u{2066}é\u{10ffff}".chars()).collect();
+        let json = json(&text).unwrap();
+        assert!(!json.chars().any(obeyed) && json.contains('é'), "{json}");
+        assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
     }
 
     #[test]

@@ -176,9 +176,11 @@ impl Lines {
     }
 
     fn write(&mut self, result: &JobResult) -> Result<(), BatchError> {
-        let line = format!("{}\n", result.json());
+        let failed =
+            |error: &dyn fmt::Display| BatchError(format!("cannot write '{}': {error}", self.name.display()));
+        let line = text::json(&result.json()).map_err(|error| failed(&error))? + "\n";
         let written = self.out.write_all(line.as_bytes()).and_then(|()| self.out.flush());
-        written.map_err(|error| BatchError(format!("cannot write '{}': {error}", self.name.display())))
+        written.map_err(|error| failed(&error))
     }
 }
 

@@ -9,6 +9,7 @@ use super::result::{Collector, JobResult};
 use crate::backend::{Backend, Name};
 use crate::cancel::Cancel;
 use crate::session::{perform, Assignment, Connection, Deadlines, Fault, Outcome, Step, Verdict};
+use crate::text;
 
 /// How often in a row a machine may fail to come up before its remaining jobs are given up.
 const ATTEMPTS: u32 = 3;
@@ -72,7 +73,7 @@ impl Worker<'_> {
         };
         let mut outcome = self.run(assignment, &mut collector);
         if let Some(keep) = &job.keep {
-            let text = serde_json::to_vec(&outcome.verdict.to_report()).unwrap_or_default();
+            let text = text::json(&outcome.verdict.to_report()).unwrap_or_default();
             if let Err(error) = fs::write(keep.join("report.json"), text) {
                 outcome.notes.push(format!("cannot keep the report: {error}"));
             }

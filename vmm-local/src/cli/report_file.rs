@@ -5,6 +5,8 @@ use std::io::{self, Write};
 
 use autodriver_protocol::Report;
 
+use crate::text;
+
 /// Where the report goes, open before anything runs: a place that cannot be written is an
 /// error that costs nothing.
 pub(super) struct ReportFile {
@@ -31,7 +33,7 @@ impl ReportFile {
     }
 
     pub(super) fn write(&mut self, report: &Report) -> Result<(), String> {
-        let mut text = serde_json::to_string(report).map_err(|error| format!("report: {error}"))?;
+        let mut text = text::json(report).map_err(|error| format!("report: {error}"))?;
         text.push('\n');
         let written = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush());
         written.map_err(|error| format!("cannot write the report to '{}': {error}", self.name))

@@ -13,7 +13,8 @@ use autodriver_protocol::{Cause, Open, Options, Report, Transferred};
 
 use super::fetch::fetch;
 use super::job::{Ended, Sink};
-use super::{verdict, Connection, Fault, Job, SessionError, Step, Verdict};
+use super::verdict::{self, LINE_MAX};
+use super::{Connection, Fault, Job, SessionError, Step, Verdict};
 use crate::text;
 
 /// What the host itself is ready to send; the guest has its own limit.
@@ -174,7 +175,7 @@ pub fn perform(connection: &mut Connection, assignment: &Assignment, sink: &mut 
 
 fn listed(restore: &Restore) -> String {
     let each = restore.leftovers.iter().map(|left| format!("{} {}", left.kind, left.what));
-    text::printable(&each.collect::<Vec<_>>().join("; "))
+    text::shortened(&text::printable(&each.collect::<Vec<_>>().join("; ")), LINE_MAX)
 }
 
 struct Life<'a> {
@@ -256,7 +257,7 @@ fn skipped(done: &Transferred, copied: &str) -> Option<String> {
     let named = named.collect::<Vec<_>>().join(", ");
     let more = if done.skipped_count > NAMED_MAX as u64 { ", ..." } else { "" };
     let sentence = format!("{} files cannot be {copied}: {named}{more}", done.skipped_count);
-    (done.skipped_count > 0).then(|| text::printable(&sentence))
+    (done.skipped_count > 0).then(|| text::shortened(&text::printable(&sentence), LINE_MAX))
 }
 
 /// The verdict on a job that was closed in order.

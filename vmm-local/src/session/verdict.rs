@@ -14,6 +14,8 @@ use crate::text;
 
 /// Exit status when nothing can be said about the job.
 pub const EXIT_FAULT: u8 = 125;
+/// Most characters of a line for people; the whole text is in the report.
+pub(super) const LINE_MAX: usize = 4096;
 /// Exit status when the caller cancelled: as a shell reports what SIGTERM ended.
 const EXIT_CANCELLED: u8 = 143;
 
@@ -142,14 +144,18 @@ impl Verdict {
         }
     }
 
-    /// The line for people at the end of `run`.
+    /// The line for people at the end of `run`, harmless and not too long, whoever wrote it.
     pub fn line(&self) -> String {
+        text::shortened(&text::printable(&self.sentence()), LINE_MAX)
+    }
+
+    fn sentence(&self) -> String {
         let report = match self {
             Verdict::Report(report) => report,
             Verdict::Fault(fault) => return fault.to_string(),
         };
         if let Some(fault) = &report.fault {
-            return text::printable(&format!("{}: {}", report.cause.name(), fault.message));
+            return format!("{}: {}", report.cause.name(), fault.message);
         }
         let mut line = format!("{}, wall {}", self.summary(), micros(report.usage.wall_us));
         if let (Some(user), Some(system)) = (report.usage.cpu_user_us, report.usage.cpu_system_us) {
@@ -165,13 +171,13 @@ impl Verdict {
             let left = report.restore.leftovers.iter().map(|left| format!("{} {}", left.kind, left.what));
             line += &format!(", machine poisoned: {}", left.collect::<Vec<_>>().join("; "));
         }
-        text::printable(&line)
+        line
     }
 
     /// The layers that were not in force as they should be, for people; `None`: all were.
     pub fn weaker(&self) -> Option<String> {
         let Verdict::Report(report) = self else { return None };
-        report.weaker().map(|line| text::printable(&line))
+        report.weaker().map(|line| text::shortened(&text::printable(&line), LINE_MAX))
     }
 
     /// The report, or one made from the fault, so that whoever waits for it never waits in vain.

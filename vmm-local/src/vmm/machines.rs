@@ -19,6 +19,7 @@ use crate::cancel::Cancel;
 use crate::session::{
     confine, perform, Assignment, Bundle, Connection, Deadlines, Fault, Outcome, Sink, Step,
 };
+use crate::text;
 
 /// Time between two attempts to reach a machine.
 const PAUSE: u16 = 200;
@@ -55,7 +56,7 @@ impl Machines {
             Ok(mut connection) => perform(&mut connection, &assignment, &mut tee),
             Err(fault) => Outcome::of(fault),
         };
-        let text = serde_json::to_vec(&outcome.verdict.to_report()).unwrap_or_default();
+        let text = text::json(&outcome.verdict.to_report()).unwrap_or_default();
         fs::write(held.report(), text).map_err(VmmError::files("write", &held.report()))?;
         Ok(outcome)
     }
