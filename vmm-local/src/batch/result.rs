@@ -51,6 +51,7 @@ impl JobResult {
             "graded": verdict.is_about_the_job(),
             "scores": self.scores,
             "notes": self.outcome.notes,
+            "host_run_us": self.outcome.took.map(|took| u64::try_from(took.as_micros()).unwrap_or(u64::MAX)),
             "report": verdict.to_report(),
         });
         if let Verdict::Fault(fault) = verdict {

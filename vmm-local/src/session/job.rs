@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use autodriver_protocol::archive::{self, Accept, ArchiveError, Limits, Modes, Selection};
 use autodriver_protocol::frame::{Header, HEADER_LEN};
-use autodriver_protocol::report::{Restore, RestoreState, REPORT_VERSION};
+use autodriver_protocol::report::{LayerReport, Restore, RestoreState, REPORT_VERSION};
 use autodriver_protocol::{
     Cause, Closed, ErrorMessage, Get, Kind, Open, Options, Phase, Report, Transferred, WireError,
 };
@@ -35,6 +35,9 @@ const OUTPUT_SLACK: u64 = 4 << 20;
 const CLOSE_SLACK: u64 = 16 << 20;
 /// Longest prefix of a line with `timestamps`, for the shortest of lines.
 const TIMESTAMP_GROWTH: u64 = 32;
+/// Longest `report` and `closed`: those of an autodriver have a few thousand bytes, and a batch keeps
+/// one of each job.
+const REPORT_MAX: u64 = 64 << 10;
 /// What an entry may weigh in an archive beyond its content: headers, long names, padding.
 const ENTRY_OVERHEAD: u64 = 8 << 10;
 
@@ -45,6 +48,16 @@ pub struct Job<'c> {
     id: u32,
     phase: Phase,
     running: Option<Run>,
+    seen: Seen,
+}
+
+/// What the host saw of the last run by itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Seen {
+    /// From `run` to its report.
+    pub(super) took: Duration,
+    /// Bytes of output.
+    pub(super) output: u64,
 }
 
 /// What is known of a job between `run` and `report`.
@@ -76,7 +89,7 @@ impl<'c> Job<'c> {
         connection.wire.heed_cancel();
         connection.wire.begin("opened", connection.deadlines.request);
         connection.wire.send(Kind::Open, id, &json(Kind::Open, open)?);
-        let mut job = Job { connection, id, phase: Phase::Idle, running: None };
+        let mut job = Job { connection, id, phase: Phase::Idle, running: None, seen: Seen::default() };
         match job.answer()? {
             Kind::Opened => Ok(job),
             Kind::Error => Err(job.refused()),
@@ -122,6 +135,8 @@ impl<'c> Job<'c> {
         sink: &mut Sink<'_>,
     ) -> Result<Report, SessionError> {
         self.connection.wire.begin("report", limit + self.connection.deadlines.margin);
+        self.seen = Seen::default();
+        let began = Instant::now();
         self.request(Kind::Run, &json(Kind::Run, document)?)?;
         let growth = if document.timestamps { TIMESTAMP_GROWTH } else { 2 };
         let cap = document.output.map_or(0, |size| size.0);
@@ -129,7 +144,10 @@ impl<'c> Job<'c> {
         self.running = Some(Run { split: document.split, started: false, budget, limit: budget });
         loop {
             match self.answer()? {
-                Kind::Report => return self.report(),
+                Kind::Report => {
+                    self.seen.took = began.elapsed();
+                    return self.report();
+                }
                 Kind::Error => {
                     self.running = None;
                     return Err(self.refused());
@@ -169,6 +187,7 @@ impl<'c> Job<'c> {
         loop {
             match self.answer()? {
                 Kind::Closed => {
+                    self.charge_report("closed")?;
                     let Closed { restore } = parse(Kind::Closed, self.payload())?;
                     checked_restore(&restore)?;
                     return Ok(Ended { restore, report });
@@ -205,6 +224,7 @@ impl<'c> Job<'c> {
         };
         let weight = (self.connection.wire.payload().len() + HEADER_LEN) as u64;
         run.budget = charge(run.budget, weight, "output", run.limit)?;
+        self.seen.output += self.connection.wire.payload().len() as u64;
         let began = Instant::now();
         sink(stream, self.connection.wire.payload()).map_err(SessionError::Output)?;
         self.connection.wire.forgive(began.elapsed());
@@ -213,9 +233,19 @@ impl<'c> Job<'c> {
 
     fn report(&mut self) -> Result<Report, SessionError> {
         let started = self.running.take().is_some_and(|run| run.started);
+        self.charge_report("report")?;
         let report: Report = parse(Kind::Report, self.payload())?;
         check_report(&report, started)?;
         Ok(report)
+    }
+
+    fn charge_report(&self, what: &'static str) -> Result<(), SessionError> {
+        charge(REPORT_MAX, self.payload().len() as u64, what, REPORT_MAX).map(drop)
+    }
+
+    /// What the host saw of the last run.
+    pub(super) fn seen(&self) -> Seen {
+        self.seen
     }
 
     /// Sends a frame of this job, if it may come now.
@@ -298,11 +328,25 @@ fn check_report(report: &Report, started: bool) -> Result<(), SessionError> {
     if !started && !nothing_ran {
         return wrong("on a job that never started");
     }
-    if report.cause == Cause::Exited && !report.exit_code.is_some_and(|code| (0..=255).contains(&code)) {
+    if report.exit_code.is_some() && report.signal.is_some() {
+        return wrong("says both an exit code and a signal");
+    }
+    let exit_code_is = |code: &i32| (0..=255).contains(code);
+    let signal_is = |signal: &i32| (1..=64).contains(signal);
+    if report.cause == Cause::Exited && !report.exit_code.as_ref().is_some_and(exit_code_is) {
         return wrong("says 'exited' without an exit code from 0 to 255");
     }
-    if report.cause == Cause::Signaled && !report.signal.is_some_and(|signal| (1..=64).contains(&signal)) {
+    if report.cause == Cause::Signaled && !report.signal.as_ref().is_some_and(signal_is) {
         return wrong("says 'signaled' without a signal from 1 to 64");
+    }
+    if !report.exit_code.iter().all(exit_code_is) || !report.signal.iter().all(signal_is) {
+        return wrong("says an exit code or signal that there is not");
+    }
+    let told_before = |(index, layer): (usize, &LayerReport)| {
+        report.layers[..index].iter().any(|other| other.name == layer.name)
+    };
+    if report.layers.iter().enumerate().any(told_before) {
+        return wrong("tells of a layer twice");
     }
     checked_restore(&report.restore)
 }

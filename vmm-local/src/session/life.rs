@@ -12,13 +12,15 @@ use autodriver_protocol::report::{Restore, RestoreState};
 use autodriver_protocol::{Cause, Open, Options, Report, Transferred};
 
 use super::fetch::fetch;
-use super::job::{Ended, Sink};
+use super::job::{Ended, Seen, Sink};
 use super::verdict::{self, LINE_MAX};
 use super::{Connection, Fault, Job, SessionError, Step, Verdict};
 use crate::text;
 
 /// What the host itself is ready to send; the guest has its own limit.
 const PUT_LIMITS: Limits = Limits { entries: 10_000_000, bytes: 1 << 42 };
+/// How much two clocks may differ, beside one percent of what they measured.
+const CLOCKS_DIFFER_US: u64 = 10_000;
 /// How many skipped files are named in notes.
 const NAMED_MAX: usize = 5;
 
@@ -58,13 +60,15 @@ pub struct Outcome {
     pub notes: Vec<String>,
     /// Whether the machine can take another job.
     pub machine_is_sound: bool,
+    /// From `run` to the report by the host's own clock, for what the machine says of it.
+    pub took: Option<Duration>,
 }
 
 impl Outcome {
     /// Of a job that never met a machine.
     pub fn of(fault: Fault) -> Outcome {
         let machine_is_sound = !fault.lost;
-        Outcome { verdict: Verdict::Fault(fault), notes: Vec::new(), machine_is_sound }
+        Outcome { verdict: Verdict::Fault(fault), notes: Vec::new(), machine_is_sound, took: None }
     }
 }
 
@@ -162,7 +166,7 @@ impl Bundle {
 
 /// Does the assignment. Never fails: whatever happens is in the outcome.
 pub fn perform(connection: &mut Connection, assignment: &Assignment, sink: &mut Sink<'_>) -> Outcome {
-    let mut life = Life { assignment, notes: Vec::new(), report: None };
+    let mut life = Life { assignment, notes: Vec::new(), report: None, took: None };
     let (verdict, restore) = life.lead(connection, sink);
     let poisoned = |restore: &Restore| restore.state == RestoreState::Poisoned;
     let reported = matches!(&verdict, Verdict::Report(report) if poisoned(&report.restore));
@@ -170,7 +174,7 @@ pub fn perform(connection: &mut Connection, assignment: &Assignment, sink: &mut 
         life.notes.push(format!("the machine is poisoned: {}", listed(restore)));
     }
     let machine_is_sound = !connection.is_over() && !reported && !restore.as_ref().is_some_and(poisoned);
-    Outcome { verdict, notes: life.notes, machine_is_sound }
+    Outcome { verdict, notes: life.notes, machine_is_sound, took: life.took }
 }
 
 fn listed(restore: &Restore) -> String {
@@ -182,6 +186,7 @@ struct Life<'a> {
     assignment: &'a Assignment,
     notes: Vec<String>,
     report: Option<Report>,
+    took: Option<Duration>,
 }
 
 impl Life<'_> {
@@ -224,6 +229,9 @@ impl Life<'_> {
         let assignment = self.assignment;
         let report = job.run(&assignment.document, assignment.limit(), sink);
         let report = self.report.insert(report.map_err(|error| (Step::Run, error))?);
+        let seen = job.seen();
+        self.took = Some(seen.took);
+        self.notes.extend(implausible(report, seen));
         if report.cause == Cause::SetupFailed {
             return Ok(());
         }
@@ -249,6 +257,23 @@ impl Life<'_> {
             }
         }
     }
+}
+
+/// What a report says beyond what the host saw itself. Clocks of two machines may differ a little;
+/// and where the machine is a lying one, this is all that there is to see of it.
+fn implausible(report: &Report, seen: Seen) -> Option<String> {
+    let took = u64::try_from(seen.took.as_micros()).unwrap_or(u64::MAX);
+    let wall = report.usage.wall_us;
+    if wall > took.saturating_add(took / 100).saturating_add(CLOCKS_DIFFER_US) {
+        let time = |us| text::time(Duration::from_micros(us));
+        let (wall, took) = (time(wall), time(took));
+        return Some(format!("the machine claims that the job ran for {wall}; only {took} passed here"));
+    }
+    let streams = [report.output.combined, report.output.stdout, report.output.stderr];
+    let kept = streams.iter().flatten().fold(0_u64, |sum, stream| sum.saturating_add(stream.kept));
+    let output = seen.output;
+    (kept > output)
+        .then(|| format!("the machine claims that it sent {kept} bytes of output; only {output} came"))
 }
 
 /// The sentence about files that were not copied.
