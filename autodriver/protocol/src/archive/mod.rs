@@ -5,7 +5,8 @@
 //! follows a link (every open is openat2(2) with `RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS`),
 //! never makes a device or a hard link, refuses absolute names and `..`, puts files in place
 //! by rename only when they are complete, and counts entries and bytes as they arrive.
-//! Packing takes what is a regular file when it is opened, and never blocks on a FIFO.
+//! Packing takes what is a regular file when it is opened, never blocks on a FIFO, and skips names that
+//! an unpacker would refuse, and the one that it keeps for files under way, `.autodriver.part`.
 
 pub mod pack;
 pub mod unpack;

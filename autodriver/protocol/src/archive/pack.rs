@@ -13,6 +13,7 @@ use nix::fcntl::{openat, readlinkat, AtFlags, OFlag};
 use nix::sys::stat::{fstat, fstatat, FileStat, Mode, SFlag};
 use tar::EntryType;
 
+use super::unpack::PART;
 use super::{
     errno_name, failed, lossy, relative, stays_inside, ArchiveError, Limits, BUFFER, DEPTH_MAX, DIRECTORY,
 };
@@ -189,6 +190,17 @@ impl<'a, W: Write> Packer<'a, W> {
         wanted: bool,
     ) -> Result<(), ArchiveError> {
         let wanted = wanted || self.selection.takes(path);
+        // What an unpacker would refuse, it refuses with all that follows.
+        let refused = match name == PART {
+            true => Some("the name is kept for files under way".to_owned()),
+            false => relative(prefix.join(path).as_os_str().as_bytes()).err().map(str::to_owned),
+        };
+        if let Some(why) = refused {
+            if wanted {
+                self.skip(path, why);
+            }
+            return Ok(());
+        }
         let stat = match fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             Err(errno) => {
@@ -197,12 +209,6 @@ impl<'a, W: Write> Packer<'a, W> {
             }
         };
         let full = prefix.join(path);
-        let sendable = relative(full.as_os_str().as_bytes());
-        if let (Err(why), true) = (sendable, wanted || is(&stat, SFlag::S_IFDIR)) {
-            // The other side would refuse the whole archive for it.
-            self.skip(path, why.to_owned());
-            return Ok(());
-        }
         if is(&stat, SFlag::S_IFDIR) {
             let flags = DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
             match openat(dir, name, flags, Mode::empty()) {

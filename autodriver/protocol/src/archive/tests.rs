@@ -257,3 +257,110 @@ fn results_get_fixed_modes_and_no_links() {
     let link = archive_of(|tar| raw_entry(tar, EntryType::Symlink, b"a", b"b", b""));
     assert!(matches!(unpacked(&link, accept).1, Err(ArchiveError::Refused { .. })));
 }
+
+/// Does `meddle` again and again while `work` is done.
+fn meanwhile<T>(meddle: impl Fn() + Sync, work: impl FnOnce() -> T) -> T {
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                meddle();
+            }
+        });
+        let result = work();
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        result
+    })
+}
+
+#[test]
+fn what_is_swapped_for_a_link_while_it_is_packed_is_the_file_or_nothing() {
+    use nix::fcntl::{renameat2, RenameFlags, AT_FDCWD};
+    let (source, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fs::create_dir(source.path().join("folder")).unwrap();
+    for (base, content) in [(source.path(), "innocent"), (outside.path(), "secret")] {
+        fs::write(base.join("file"), content).unwrap();
+    }
+    fs::write(source.path().join("folder/file"), "innocent").unwrap();
+    std::os::unix::fs::symlink(outside.path().join("file"), source.path().join("other-file")).unwrap();
+    std::os::unix::fs::symlink(outside.path(), source.path().join("other-folder")).unwrap();
+    let swap = |one: &str, other: &str| {
+        let (one, other) = (source.path().join(one), source.path().join(other));
+        renameat2(AT_FDCWD, &one, AT_FDCWD, &other, RenameFlags::RENAME_EXCHANGE).unwrap();
+    };
+    let meddle = || {
+        swap("file", "other-file");
+        swap("folder", "other-folder");
+    };
+    let fd = open_directory(source.path()).unwrap();
+    let (mut packed, mut skipped) = (0, 0);
+    meanwhile(meddle, || {
+        for _ in 0..10_000 {
+            let mut bytes = Vec::new();
+            let selection = Selection::globs(&["file", "folder"]).unwrap();
+            let done = pack_tree(fd.as_fd(), Path::new(""), &selection, LIMITS, &mut bytes).unwrap();
+            packed += done.entries;
+            skipped += done.skipped_count;
+            assert!(!bytes.windows(6).any(|window| window == b"secret"));
+        }
+    });
+    assert!(packed > 0 && skipped > 0, "{packed} packed, {skipped} skipped: nothing was swapped");
+}
+
+#[test]
+fn a_file_that_changes_its_length_while_it_is_packed_keeps_the_one_it_had() {
+    let source = tempfile::tempdir().unwrap();
+    let path = source.path().join("file");
+    fs::write(&path, "innocent").unwrap();
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    let fd = open_directory(source.path()).unwrap();
+    let limits = Limits { bytes: 1 << 30, ..LIMITS };
+    let meddle = || {
+        file.set_len(1 << 20).unwrap();
+        file.set_len(8).unwrap();
+    };
+    meanwhile(meddle, || {
+        for _ in 0..500 {
+            let mut bytes = Vec::new();
+            let done = pack_tree(fd.as_fd(), Path::new(""), &Selection::Tree, limits, &mut bytes).unwrap();
+            assert!(done.bytes == 8 || done.bytes == 1 << 20, "{}", done.bytes);
+            let (dir, result) = unpacked(&bytes, Accept { limits, ..INPUT });
+            assert_eq!(result.unwrap().bytes, done.bytes);
+            assert_eq!(fs::metadata(dir.path().join("root/file")).unwrap().len(), done.bytes);
+        }
+    });
+}
+
+#[test]
+fn what_would_be_refused_is_skipped_and_the_rest_is_packed() {
+    let source = tempfile::tempdir().unwrap();
+    for name in ["a", "z", ".autodriver.part"] {
+        fs::write(source.path().join(name), b"").unwrap();
+    }
+    let top = open_directory(source.path()).unwrap();
+    let mut dir = openat(&top, ".", DIRECTORY, Mode::empty()).unwrap();
+    for _ in 0..20 {
+        let name = "d".repeat(250);
+        nix::sys::stat::mkdirat(&dir, name.as_str(), Mode::S_IRWXU).unwrap();
+        dir = openat(&dir, name.as_str(), DIRECTORY, Mode::empty()).unwrap();
+    }
+    let mut bytes = Vec::new();
+    let sent = pack_tree(top.as_fd(), Path::new(""), &Selection::Tree, LIMITS, &mut bytes).unwrap();
+    let why: Vec<_> = sent.skipped.iter().map(|skipped| skipped.why.as_str()).collect();
+    assert_eq!(why, ["the name is kept for files under way", "name longer than 4096 bytes"]);
+    let (dir, result) = unpacked(&bytes, INPUT);
+    assert_eq!(result.unwrap().entries, 16 + 2);
+    assert!(dir.path().join("root/a").exists() && dir.path().join("root/z").exists());
+}
+
+#[test]
+fn a_directory_where_files_grow_stands_in_nobodys_way() {
+    let bytes = archive_of(|tar| {
+        raw_entry(tar, EntryType::Directory, b".autodriver.part", b"", b"");
+        raw_entry(tar, EntryType::Regular, b"file", b"", b"x");
+    });
+    let (dir, result) = unpacked(&bytes, INPUT);
+    result.unwrap();
+    assert_eq!(fs::read(dir.path().join("root/file")).unwrap(), b"x");
+    assert_eq!(fs::read_dir(dir.path().join("root")).unwrap().count(), 2);
+}

@@ -20,7 +20,9 @@ use super::{
 use crate::message::Transferred;
 
 /// Where a file grows until it is complete.
-const PART: &str = ".autodriver.part";
+pub(super) const PART: &str = ".autodriver.part";
+/// Other names for it are tried, where something stands under the first that cannot be removed.
+const PARTS: u32 = 100;
 
 /// Which permission bits unpacked files get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -309,20 +311,32 @@ impl Unpacker<'_> {
 /// A file that is not complete yet; it disappears unless [`Part::complete`] is reached.
 struct Part<'a> {
     dir: BorrowedFd<'a>,
+    name: String,
     file: Option<File>,
 }
 
 impl<'a> Part<'a> {
     fn create(dir: BorrowedFd<'a>, path: &Path) -> Result<Part<'a>, ArchiveError> {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let open = || openat(dir, PART, flags, Mode::from_bits_truncate(0o600));
-        let opened = match open() {
-            // Left by a transfer that was killed.
-            Err(Errno::EEXIST) => unlinkat(dir, PART, UnlinkatFlags::NoRemoveDir).and_then(|()| open()),
-            opened => opened,
-        };
+        let open = |name: &str| openat(dir, name, flags, Mode::from_bits_truncate(0o600));
+        let mut name = PART.to_owned();
+        let mut opened = open(&name);
+        if matches!(opened, Err(Errno::EEXIST)) {
+            // Left by a transfer that was killed; or made by a job, which can make it a directory.
+            opened = match unlinkat(dir, PART, UnlinkatFlags::NoRemoveDir) {
+                Ok(()) => open(&name),
+                Err(_) => Err(Errno::EEXIST),
+            };
+        }
+        for number in 1..PARTS {
+            if !matches!(opened, Err(Errno::EEXIST)) {
+                break;
+            }
+            name = format!("{PART}.{number}");
+            opened = open(&name);
+        }
         let file = opened.map_err(failed("create", path))?;
-        Ok(Part { dir, file: Some(File::from(file)) })
+        Ok(Part { dir, name, file: Some(File::from(file)) })
     }
 
     fn write(&mut self, bytes: &[u8], path: &Path) -> Result<(), ArchiveError> {
@@ -334,7 +348,7 @@ impl<'a> Part<'a> {
         if let Some(file) = &self.file {
             nix::sys::stat::fchmod(file, Mode::from_bits_truncate(mode)).map_err(failed("chmod", path))?;
         }
-        renameat(self.dir, PART, self.dir, name).map_err(failed("put in place", path))?;
+        renameat(self.dir, self.name.as_str(), self.dir, name).map_err(failed("put in place", path))?;
         self.file = None;
         Ok(())
     }
@@ -344,7 +358,7 @@ impl Drop for Part<'_> {
     fn drop(&mut self) {
         if self.file.take().is_some() {
             // Nothing can be done if even this fails; the name is ours and is reused.
-            let _ = unlinkat(self.dir, PART, UnlinkatFlags::NoRemoveDir);
+            let _ = unlinkat(self.dir, self.name.as_str(), UnlinkatFlags::NoRemoveDir);
         }
     }
 }
