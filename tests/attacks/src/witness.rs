@@ -34,6 +34,10 @@ pub(crate) fn describe() -> String {
     for table in ["/proc/sysvipc/shm", "/proc/sysvipc/sem", "/proc/sysvipc/msg"] {
         lines.push(format!("{table}: {} lines", count_lines(table)));
     }
+    // Locks of open files are told to everybody, also those that other drivers on the machine have.
+    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+    let locks = locks.lines().filter(|line| !line.contains("OFDLCK")).count();
+    lines.push(format!("/proc/locks: {locks} lines"));
     lines.push(format!("/proc/net/unix: {} lines", count_lines("/proc/net/unix")));
     lines.push(format!("processes: {}", processes()));
     lines.push(format!("descriptors: {}", fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)));
