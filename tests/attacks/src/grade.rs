@@ -124,12 +124,29 @@ pub(crate) const ATTACKS: &[Attack] = &[
     ),
 ];
 
-/// Rows of the section that are no attack on the sandbox.
+const HOSTILE_GUEST: &str =
+    "the guest is the attacker: e2e hostile_guest, and vmm-local's unit tests of sessions";
+
+/// Rows of the section that are no attack on the sandbox, and those where guest or host is the attacker.
 pub(crate) const ELSEWHERE: &[(&str, &str)] = &[
     ("overwrite-results", "grader and hand-in are one job with one uid; a course that wants two runs two jobs, the second on the files of the first"),
     ("same-process-tamper", "as overwrite-results: inside one process nothing can be kept apart"),
     ("makefile-precedence", "what command grades is the course's: `make -f`, or a command of its own; GNUmakefile is make's to prefer"),
     ("config-hijack", "environment and home are built from scratch (exactly so: e2e options_files, env-inherit); what a tool reads in the job directory is the course's"),
+    ("guest-noise-first", HOSTILE_GUEST),
+    ("malformed-frame", HOSTILE_GUEST),
+    ("giant-length", HOSTILE_GUEST),
+    ("dies-mid-transfer", HOSTILE_GUEST),
+    ("never-answers", HOSTILE_GUEST),
+    ("guest-flood", HOSTILE_GUEST),
+    ("name-traversal-out", HOSTILE_GUEST),
+    ("reorder-replay", HOSTILE_GUEST),
+    ("guest-lies", HOSTILE_GUEST),
+    ("dirty-guest-reuse", HOSTILE_GUEST),
+    ("pipe-deadlock", HOSTILE_GUEST),
+    ("host-vmm-killed", "the driver sees the end of its input: e2e protocol_errors"),
+    ("driver-killed", "e2e restore_killed, and scripts/test-faults at every system call"),
+    ("host-disk-full", "a file is complete or not there: unit tests of vmm-local's fetch and batch"),
 ];
 
 fn die() -> Attempt {

@@ -12,9 +12,14 @@
 
 mod row;
 mod tools;
+mod probes;
 mod witness;
 
 mod resources;
+mod supervision;
+mod escape;
+mod leaks;
+mod files;
 mod grade;
 
 use std::process::ExitCode;
@@ -36,12 +41,28 @@ pub const WITNESS: &str = "witness";
 
 /// Every attack, in the order of the catalogue.
 pub fn all() -> impl Iterator<Item = &'static Attack> {
-    [resources::ATTACKS, grade::ATTACKS].into_iter().flatten()
+    let sections = [
+        resources::ATTACKS,
+        supervision::ATTACKS,
+        escape::ATTACKS,
+        leaks::ATTACKS,
+        files::ATTACKS,
+        grade::ATTACKS,
+    ];
+    sections.into_iter().flatten()
 }
 
 /// Rows of the catalogue that are no attack of this corpus: the row, and why or where else.
 pub fn elsewhere() -> impl Iterator<Item = &'static (&'static str, &'static str)> {
-    [grade::ELSEWHERE].into_iter().flatten()
+    let sections = [
+        resources::ELSEWHERE,
+        supervision::ELSEWHERE,
+        escape::ELSEWHERE,
+        leaks::ELSEWHERE,
+        files::ELSEWHERE,
+        grade::ELSEWHERE,
+    ];
+    sections.into_iter().flatten()
 }
 
 /// Makes the attempt `name`, in the box, and says what came of it.
@@ -91,6 +112,23 @@ mod tests {
             assert!(options.is_ok(), "{}: {}", attack.name, options.unwrap_err());
             assert!(!attack.does.is_empty() && !attack.does.contains('\n'), "{}", attack.name);
         }
+    }
+
+    /// Every row of the catalogue is an attack, or the beginning of the names of several, or said to be
+    /// elsewhere.
+    #[test]
+    fn no_row_of_the_catalogue_is_missing() {
+        let rows = || include_str!("catalogue.txt").lines().filter(|line| !line.starts_with('#'));
+        let is_of = |name: &str, row: &str| {
+            name.strip_prefix(row).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+        };
+        let row_of = |name: &str| rows().filter(|row| is_of(name, row)).max_by_key(|row| row.len());
+        for row in rows() {
+            let is_tried = all().any(|attack| row_of(attack.name) == Some(row));
+            let is_elsewhere = elsewhere().any(|(name, why)| *name == row && !why.is_empty());
+            assert!(is_tried != is_elsewhere, "{row}: tried {is_tried}, elsewhere {is_elsewhere}");
+        }
+        assert!(rows().count() > 100);
     }
 
     /// What `SECURITY.md` names as shown by the corpus is there.

@@ -28,7 +28,8 @@ pub struct Attack {
     pub ends: Ends,
     /// What the report must at least say that the job used: it is what it took.
     pub shows: Usage,
-    /// The glob of what is copied out, if anything: files that arrive must say `innocent`.
+    /// The glob of what is copied out, if anything. One file at least must arrive, and all that do must
+    /// say `innocent`, be plain files of who copies, and have the name that follows `innocent: `, if any.
     pub out: Option<&'static str>,
     /// Why it is known to succeed, if it is: a channel that is left open, and that is shown as such.
     pub open: Option<&'static str>,
@@ -118,6 +119,17 @@ pub(crate) const fn attack_on_driver(
     why: &'static str,
 ) -> Attack {
     Attack { control: Control::None(why), ..attack(name, does, program, &[]) }
+}
+
+/// A channel between a job and one beside it that nothing closes, for the reason `why`.
+pub(crate) const fn open_channel(
+    name: &'static str,
+    does: &'static str,
+    program: fn(Role) -> Attempt,
+    why: &'static str,
+) -> Attack {
+    let control = Control::None("it is open as it is");
+    Attack { control, form: Form::Beside, open: Some(why), ..attack(name, does, program, &[]) }
 }
 
 impl Attack {

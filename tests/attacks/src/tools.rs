@@ -136,6 +136,26 @@ pub(crate) fn pause_for_ever() -> ! {
     }
 }
 
+/// The attacker may begin.
+pub(crate) fn ready() {
+    say(crate::READY);
+}
+
+/// The attacker may begin; what this process has it keeps until it is ended.
+pub(crate) fn ready_and_wait() -> ! {
+    ready();
+    pause_for_ever()
+}
+
+/// The processes that /proc names, but for this one, which has the number there that /proc says: the
+/// /proc of another PID namespace has another than getpid(2).
+pub(crate) fn other_processes() -> Vec<i32> {
+    let own = std::fs::read_link("/proc/self").ok();
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter(|entry| own.as_deref() != Some(std::path::Path::new(&entry.file_name())));
+    pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
 /// As much of a resource as can be had.
 pub(crate) fn raise_limit(resource: Resource) {
     let Ok((_, hard)) = getrlimit(resource) else { return };

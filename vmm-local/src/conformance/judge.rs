@@ -1,8 +1,11 @@
 //! From what was seen to a judgement.
 
 use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use attacks::{Attack, Ends, BROKE, HELD};
 use autodriver_protocol::report::{LayerReport, RestoreState};
@@ -14,6 +17,8 @@ use crate::text;
 
 /// What a file that may be copied out begins with.
 const INNOCENT: &[u8] = b"innocent";
+/// What follows where it ends with its own name.
+const NAMED: &[u8] = b": ";
 
 /// All that is known of one run of an attack.
 pub(super) struct Evidence<'a> {
@@ -138,23 +143,28 @@ impl Evidence<'_> {
         found.iter().map(|line| text::printable(line)).collect()
     }
 
-    /// A file that was copied out and is not the job's own.
+    /// A file that was copied out and is not the job's own, or not as it must be on the host.
     fn foreign_file(&self) -> Option<String> {
         let mut folders = vec![self.fetched.to_owned()];
+        let mut arrived = 0;
         while let Some(folder) = folders.pop() {
             for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-                let path = entry.path();
-                let kind = entry.file_type();
-                if kind.as_ref().is_ok_and(fs::FileType::is_dir) {
-                    folders.push(path);
-                } else if !kind.is_ok_and(|kind| kind.is_file())
-                    || !fs::read(&path).is_ok_and(|content| content.starts_with(INNOCENT))
-                {
-                    return Some(format!("'{}' was copied out", entry.file_name().to_string_lossy()));
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    folders.push(entry.path());
+                    continue;
+                }
+                arrived += 1;
+                let told =
+                    |why: &str| text::printable(&format!("'{}' {why}", entry.file_name().to_string_lossy()));
+                match fault_of(&entry) {
+                    Ok(None) => {}
+                    Ok(Some(why)) => return Some(told(why)),
+                    Err(error) => return Some(told(&error.to_string())),
                 }
             }
         }
-        None
+        // Every such attack has an innocent file as well: without it nothing was tried.
+        (self.attack.out.is_some() && arrived == 0).then(|| "nothing was copied out".to_owned())
     }
 
     /// What the job took and the report does not show.
@@ -179,6 +189,22 @@ impl Evidence<'_> {
         let of = |layer| report.layers.iter().find(|report| report.name == layer).cloned();
         self.attack.stopped_by.iter().filter_map(|layer| of(*layer)).collect()
     }
+}
+
+/// What is wrong with a file that was copied out.
+fn fault_of(entry: &fs::DirEntry) -> io::Result<Option<&'static str>> {
+    let meta = entry.metadata()?;
+    if !meta.is_file() {
+        return Ok(Some("was copied out, and is no file"));
+    }
+    let content = fs::read(entry.path())?;
+    let Some(rest) = content.strip_prefix(INNOCENT) else { return Ok(Some("was copied out")) };
+    if rest.strip_prefix(NAMED).is_some_and(|name| name != entry.file_name().as_bytes()) {
+        return Ok(Some("was copied out under another name"));
+    }
+    let plain = meta.permissions().mode() & 0o7777 == 0o644 && meta.nlink() == 1;
+    let ours = meta.uid() == nix::unistd::geteuid().as_raw() && meta.modified()? <= SystemTime::now();
+    Ok((!plain || !ours).then_some("has the job's mode, owner or time"))
 }
 
 /// What follows `mark` on the last line of the output that begins with it.

@@ -239,3 +239,12 @@ pub(crate) const ATTACKS: &[Attack] = &[
         &[MountNamespace, Landlock, Identity],
     ),
 ];
+
+/// Rows of the section that are no attack of this corpus.
+pub(crate) const ELSEWHERE: &[(&str, &str)] = &[
+    (
+        "compile-bomb",
+        "a compiler is a program of the job like any other: mem-touch, cpu-spin, disk-many-files; its /dev/stdin is /dev/null",
+    ),
+    ("posix-mq", "queues are memory and a channel: shm-mq-sysv-channel"),
+];
