@@ -26,7 +26,7 @@ struct Checked {
 
 /// Looks and says it on stdout; the exit status, or the sentence that goes with 125.
 pub fn main(json: bool, require: Vec<Requirement>) -> Result<u8, String> {
-    let facts = facts::probe();
+    let facts = facts::probe().map_err(|fault| fault.to_string())?;
     let (layers, requirement) = standing(require, &facts);
     let timing = timing::look(facts.processors);
     let checked = Checked { version: VERSION, layers, timing, met: requirement.is_ok() };

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use autodriver_protocol::{Options, Requirement};
 use clap::{Args, Parser, Subcommand};
 
-use crate::sys::process::set_nice;
+use crate::sys::process::{exit_on_abort, set_nice};
 use crate::{check, explain, facts, restore, run, serve};
 
 /// Bad usage, or a sandbox that could not be set up.
@@ -108,6 +108,8 @@ fn weigh_own_session() {
 
 /// Everything.
 pub fn main() -> ExitCode {
+    // Where it is refused, an abort is a signal.
+    let _ = exit_on_abort(USAGE);
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
@@ -155,7 +157,8 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 fn restore_main() -> Result<u8, String> {
-    let restored = restore::restore(&facts::probe()).map_err(|fault| fault.to_string())?;
+    let restored =
+        facts::probe().and_then(|facts| restore::restore(&facts)).map_err(|fault| fault.to_string())?;
     for uid in &restored.cleared {
         say(&format!("removed what the job of uid {uid} left"));
     }

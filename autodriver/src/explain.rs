@@ -74,7 +74,7 @@ impl Limits {
 /// Says it on stdout; the exit status, or the sentence that goes with 125.
 pub fn main(document: Option<&str>, options: Options, json: bool, bpf: bool) -> Result<u8, String> {
     let options = with_document(document, options)?;
-    let facts = facts::probe();
+    let facts = facts::probe().map_err(|fault| fault.to_string())?;
     let (inputs, outputs) = (options.inputs.clone(), options.outputs.clone());
     let mut plan = plan(options, &facts).map_err(|refusal| refusal.0)?;
     let (uid, name) = who(&plan).map_err(|fault| fault.to_string())?;
@@ -99,7 +99,7 @@ fn who(plan: &Plan) -> Result<(Option<u32>, String), crate::fault::Fault> {
     let uid = match &plan.user {
         User::Leased => return Ok((None, LEASED_NAME.to_owned())),
         User::Uid(uid) => *uid,
-        User::Name(name) => AccountFiles::read("/").uid_of(name)?,
+        User::Name(name) => AccountFiles::read("/")?.uid_of(name)?,
     };
-    Ok((Some(uid), AccountFiles::read(&plan.root).name_of(uid)))
+    Ok((Some(uid), AccountFiles::read(&plan.root)?.name_of(uid)))
 }

@@ -5,8 +5,9 @@ use std::fs;
 use std::io::Read;
 
 use autodriver_protocol::Layer;
+use nix::errno::Errno;
 
-use crate::fault::{Fault, Step};
+use crate::fault::{errno_of, Fault, Step};
 use crate::sys::mount;
 use crate::uids;
 
@@ -109,17 +110,25 @@ impl Facts {
 }
 
 /// Looks at the machine.
-pub fn probe() -> Facts {
-    let mountinfo = read_whole("/proc/self/mountinfo").unwrap_or_default();
-    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let status = read_whole("/proc/self/status").unwrap_or_default();
-    let status = Status::parse(&String::from_utf8_lossy(&status));
+///
+/// # Errors
+/// What could not be read, though it is there: less would be found than the machine has, or a job be put
+/// outside of the cgroup whose limits are the driver's.
+pub fn probe() -> Result<Facts, Fault> {
+    let own = about_us("cgroup")?;
+    // Without knowing where we are, none of the hierarchies is ours.
+    let mountinfo = about_us("mountinfo")?.filter(|_| own.is_some()).unwrap_or_default();
+    let own = String::from_utf8_lossy(&own.unwrap_or_default()).into_owned();
+    let status = match about_us("status")? {
+        Some(text) => Status::parse(&String::from_utf8_lossy(&text)),
+        None => Status::asked()?,
+    };
     let uid = nix::unistd::geteuid().as_raw();
-    let maps = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let maps = String::from_utf8_lossy(&about_us("uid_map")?.unwrap_or_default()).into_owned();
     let (namespaces, without) = namespaces(uid, &status, &maps);
     let (hierarchy, lacking) = cgroups::find(&mountinfo, &own);
     let shared = uid != 0 && matches!(namespaces, Namespaces::Refused { .. });
-    Facts {
+    Ok(Facts {
         uid,
         own_uids: own_uids(&status, &maps),
         own_processes: if shared { own_processes(uid) } else { 0 },
@@ -139,7 +148,7 @@ pub fn probe() -> Facts {
         landlock_abi: crate::sys::process::landlock_abi(),
         half_memory: nix::sys::sysinfo::sysinfo().map_or(1 << 30, |info| info.ram_total() / 2),
         processors: processors(),
-    }
+    })
 }
 
 /// Bits of the capability sets in proc_pid_status(5): capabilities(7).
@@ -168,6 +177,16 @@ impl Status {
                 None => u32::from(field("Seccomp:").is_some_and(|mode| mode != "0")),
             },
         }
+    }
+
+    /// Where /proc does not say it.
+    fn asked() -> Result<Status, Fault> {
+        let read = caps::read(None, caps::CapSet::Effective);
+        let failed = |error: caps::errors::CapsError| {
+            Fault::refused(Step::Request, "read our capabilities", error.to_string())
+        };
+        let effective = read.map_err(failed)?.iter().fold(0, |mask, capability| mask | capability.bitmask());
+        Ok(Status { effective, filters: 0 })
     }
 
     fn has(&self, capability: u64) -> bool {
@@ -255,11 +274,17 @@ fn own_processes(uid: u32) -> u64 {
     own.map(|entry| fs::read_dir(entry.path().join("task")).map_or(1, |tasks| tasks.count() as u64)).sum()
 }
 
-/// A file of /proc, which says of none how long it is.
-fn read_whole(path: &str) -> std::io::Result<Vec<u8>> {
+/// What /proc says of us in this file; `None` where an image has no /proc, or hides it.
+fn about_us(name: &str) -> Result<Option<Vec<u8>>, Fault> {
+    let path = format!("/proc/self/{name}");
+    // /proc says of none of its files how long it is.
     let mut bytes = Vec::with_capacity(1 << 14);
-    fs::File::open(path)?.read_to_end(&mut bytes)?;
-    Ok(bytes)
+    let read = fs::File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes));
+    match read.map_err(|error| errno_of(&error)) {
+        Ok(_) => Ok(Some(bytes)),
+        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES | Errno::EPERM) => Ok(None),
+        Err(errno) => Err(Fault::new(Step::Request, format!("read {path}"), errno)),
+    }
 }
 
 /// Those this process may use; what a quota leaves of them does not matter for a bound.

@@ -5,6 +5,7 @@ use std::fmt;
 
 pub use autodriver_protocol::archive::{errno_name, errno_of};
 use autodriver_protocol::report::FaultReport;
+use autodriver_protocol::Cause;
 use nix::errno::Errno;
 
 /// What was being done, in the order in which it is done.
@@ -131,6 +132,14 @@ impl Fault {
     /// Something was refused without asking the kernel.
     pub fn refused(step: Step, object: impl Into<String>, because: impl Into<String>) -> Fault {
         Fault { step, object: object.into(), errno: None, because: Some(because.into()) }
+    }
+
+    /// What a report says that ends with it.
+    pub fn cause(&self) -> Cause {
+        match self.step {
+            Step::Supervise => Cause::InternalError,
+            _ => Cause::SetupFailed,
+        }
     }
 
     /// What an operator can do about it, where that is known.

@@ -19,8 +19,10 @@ pub struct Outlet {
     pending: Vec<u8>,
     written: usize,
     watched: bool,
-    /// The reader went away; what comes is dropped.
+    /// It takes no more; what comes is dropped.
     closed: bool,
+    /// Why, unless the reader went away.
+    failed: Option<Errno>,
 }
 
 impl Outlet {
@@ -43,7 +45,7 @@ impl Outlet {
     fn of(number: i32) -> Result<Outlet, Fault> {
         let fd = crate::sys::fd::duplicate(number)
             .map_err(|errno| Fault::new(Step::Supervise, format!("duplicate descriptor {number}"), errno))?;
-        Ok(Outlet { fd, pending: Vec::new(), written: 0, watched: false, closed: false })
+        Ok(Outlet { fd, pending: Vec::new(), written: 0, watched: false, closed: false, failed: None })
     }
 
     /// Adds bytes. What is pending is bounded by what is kept of the job's output.
@@ -71,8 +73,9 @@ impl Outlet {
         match nix::unistd::write(&self.fd, &self.pending[self.written..end]) {
             Ok(count) => self.written += count,
             Err(Errno::EINTR | Errno::EAGAIN) => {}
-            Err(_) => {
+            Err(errno) => {
                 self.closed = true;
+                self.failed = Some(errno).filter(|errno| *errno != Errno::EPIPE);
                 self.written = self.pending.len();
             }
         }
@@ -101,17 +104,24 @@ impl Outlet {
     }
 
     /// Writes all that is left, however long the reader takes; a signal ends the wait.
-    pub fn flush(mut self, signals: BorrowedFd<'_>) {
+    ///
+    /// # Errors
+    /// Why something could not be written, now or before; that nobody reads it is none.
+    pub fn flush(mut self, signals: BorrowedFd<'_>) -> Result<(), Fault> {
         while !self.is_empty() {
             let room = PollFd::new(self.fd.as_fd(), PollFlags::POLLOUT);
             let mut fds = [room, PollFd::new(signals, PollFlags::POLLIN)];
             let _ = poll(&mut fds, PollTimeout::NONE);
             let ready = fds.map(|fd| fd.any().unwrap_or(false));
             match ready {
-                [_, true] => return,
+                [_, true] => break,
                 [true, _] => self.write_chunk(),
                 _ => {}
             }
+        }
+        match self.failed {
+            Some(errno) => Err(Fault::new(Step::Supervise, "write the job's output", errno)),
+            None => Ok(()),
         }
     }
 }

@@ -2,7 +2,7 @@
 //! was killed. Nothing is said to be restored that was not looked at.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use autodriver_protocol::report::Leftover;
@@ -156,11 +156,7 @@ pub fn restore(facts: &Facts) -> Result<Restored, Fault> {
 pub fn clear_uid(facts: &Facts, uid: u32) -> Result<Option<Vec<Leftover>>, Fault> {
     let Some(lease) = uids::try_lease(uid)? else { return Ok(None) };
     let mut left = sweep_if_ours(uid, None, false);
-    for path in cgroup::directories(&facts.hierarchy, uid) {
-        if let Err(errno) = cgroup::clear(&path) {
-            left.push(directory(&path, errno));
-        }
-    }
+    left.extend(clear_cgroups(facts, &uid.to_string()));
     left.extend(remove_mount_points(uid));
     left.extend(look(uid, false));
     left.extend(mounts(uid));
@@ -169,6 +165,12 @@ pub fn clear_uid(facts: &Facts, uid: u32) -> Result<Option<Vec<Leftover>>, Fault
         false => lease.keep_record(),
     }
     Ok(Some(left))
+}
+
+/// Removes the cgroup of what is called so, and who is in it; what could not be removed.
+pub fn clear_cgroups(facts: &Facts, tag: &str) -> Vec<Leftover> {
+    let clear = |path: &PathBuf| cgroup::clear(path).err().map(|errno| directory(path, errno));
+    cgroup::directories(&facts.hierarchy, tag).iter().filter_map(clear).collect()
 }
 
 /// Removes what dead drivers of this user left that leased no uid; what could not be removed.
@@ -218,9 +220,8 @@ fn remove_cgroups_of_dead(facts: &Facts) -> Vec<Leftover> {
         pid.is_some_and(|pid| std::fs::symlink_metadata(format!("/proc/{pid}")).is_err())
     };
     let present = cgroup::present(&facts.hierarchy).into_iter().filter(|(tag, _)| dead(tag));
-    let clear = |(_, path): (String, std::path::PathBuf)| {
-        cgroup::clear(&path).err().map(|errno| directory(&path, errno))
-    };
+    let clear =
+        |(_, path): (String, PathBuf)| cgroup::clear(&path).err().map(|errno| directory(&path, errno));
     present.filter_map(clear).collect()
 }
 

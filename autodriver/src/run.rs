@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use autodriver_protocol::archive::{self, open_directory, Selection};
 use autodriver_protocol::job::{Input, Output, DOCUMENT_MAX};
-use autodriver_protocol::report::{LayerReport, Report, RestoreState};
+use autodriver_protocol::report::{LayerReport, Leftover, Report, RestoreState};
 use autodriver_protocol::{Cause, Options};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -23,7 +23,7 @@ use crate::plan::{plan, Plan};
 use crate::poller::{Interest, Poller};
 use crate::restore;
 use crate::sandbox::aside::Aside;
-use crate::slot::{setup_failed, Slot};
+use crate::slot::{self, Slot};
 use crate::supervise::{Job, Source};
 use crate::transfer::{self, Task, ENTRIES_MAX, LIMITS, RESULTS};
 
@@ -31,7 +31,7 @@ use crate::transfer::{self, Task, ENTRIES_MAX, LIMITS, RESULTS};
 pub fn main(document: Option<&str>, options: Options) -> Result<u8, String> {
     let requested = Instant::now();
     let options = with_document(document, options)?;
-    let facts = facts::probe();
+    let facts = facts::probe().map_err(|fault| fault.to_string())?;
     let request = Request {
         inputs: options.inputs.clone(),
         outputs: options.outputs.clone(),
@@ -98,19 +98,18 @@ impl Request {
         let layers = plan.layers.clone();
         let mut slot = match Slot::open(&plan.user, facts, facts.half_memory, ENTRIES_MAX) {
             Ok(slot) => slot,
-            Err(fault) => return self.failed(layers, &fault),
+            Err(fault) => return self.failed(layers, &fault, Vec::new()),
         };
         if let Err(fault) = self.copy_in(&slot) {
-            slot.close();
-            return self.failed(layers, &fault);
+            return self.failed(layers, &fault, slot.close());
         }
         let ended =
             slot.start(plan, facts, requested, None, true).and_then(|job| follow(job, &slot, &signals));
         let (outcome, outlets) = match ended {
             Ok(ended) => ended,
             Err(fault) => {
-                slot.close();
-                return self.failed(layers, &fault);
+                slot.abandon(facts);
+                return self.failed(layers, &fault, slot.close());
             }
         };
         let mut report = slot.conclude(outcome);
@@ -119,17 +118,30 @@ impl Request {
         if !report.restore.leftovers.is_empty() {
             report.restore.state = RestoreState::Poisoned;
         }
-        outlets.into_iter().for_each(|outlet| outlet.flush(signals.as_fd()));
+        let written = outlets.map(|outlet| outlet.flush(signals.as_fd()));
         self.tell(&report)?;
-        copied.map_err(|fault| fault.to_string())?;
+        written
+            .into_iter()
+            .chain([copied])
+            .collect::<Result<(), Fault>>()
+            .map_err(|fault| fault.to_string())?;
         Ok(report.exit_status())
     }
 
-    /// The job could not be started: a report all the same.
-    fn failed(&mut self, layers: Vec<LayerReport>, fault: &Fault) -> Result<u8, String> {
-        let report = setup_failed(layers, fault);
+    /// The job could not be started, or not be followed: a report all the same.
+    fn failed(
+        &mut self,
+        layers: Vec<LayerReport>,
+        fault: &Fault,
+        leftovers: Vec<Leftover>,
+    ) -> Result<u8, String> {
+        let report = slot::failed(layers, fault, leftovers);
         self.write_report(&report)?;
-        Err(fault.to_string())
+        if report.restore.state != RestoreState::Poisoned {
+            return Err(fault.to_string());
+        }
+        say(&summary(&report));
+        Ok(report.exit_status())
     }
 
     fn write_report(&mut self, report: &Report) -> Result<(), String> {
@@ -172,8 +184,11 @@ impl Request {
             };
             let unpacked = worker.finish();
             match packed {
-                // Its other end knows why it ended.
-                Err(archive::ArchiveError::Stream(_)) => drop(unpacked?),
+                // Its other end knows why it ended, if it ended it.
+                Err(archive::ArchiveError::Stream(error)) => {
+                    unpacked?;
+                    return Err(fault(error.to_string()));
+                }
                 packed => {
                     let done = packed.map_err(|error| fault(error.to_string()))?;
                     unpacked?;

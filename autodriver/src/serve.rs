@@ -63,7 +63,7 @@ fn token(job: u32, wakeup: Wakeup) -> u64 {
 
 impl Server {
     fn new(signals: &SignalFd) -> Result<Server, Fault> {
-        let facts = facts::probe();
+        let facts = facts::probe()?;
         let aside = make_ready(&facts)?;
         let poller = Poller::new()?;
         poller.add(signals.as_fd(), Interest::Read, SIGNALS)?;

@@ -16,7 +16,7 @@ use crate::facts::Facts;
 use crate::fault::{Fault, Step};
 use crate::plan::{self, plan};
 use crate::poller::{Interest, Poller};
-use crate::slot::{setup_failed, Slot};
+use crate::slot::{failed, Slot};
 use crate::supervise::{drive_to_end, Job, Source};
 use crate::transfer::Task;
 use crate::wire::Wire;
@@ -178,7 +178,7 @@ impl Session {
             }
             Err(fault) => {
                 self.phase = Phase::Idle;
-                wire.send_json(Kind::Report, id, &setup_failed(layers, &fault));
+                wire.send_json(Kind::Report, id, &failed(layers, &fault, self.slot.leftovers()));
             }
         }
         Ok(())

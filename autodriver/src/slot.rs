@@ -12,7 +12,7 @@ use crate::facts::Facts;
 use crate::fault::{Fault, Step};
 use crate::keeper::Keeper;
 use crate::plan::{Plan, User};
-use crate::restore::{look, mounts, process, remove_cgroup, sweep_if_ours};
+use crate::restore::{clear_cgroups, look, mounts, process, remove_cgroup, sweep_if_ours};
 use crate::sandbox::accounts::{Account, AccountFiles};
 use crate::sandbox::cgroup::{Cgroup, Limits};
 use crate::sandbox::prepare::{prepare, Furnishings, Ground};
@@ -20,7 +20,7 @@ use crate::sandbox::spawn::begin;
 use crate::sandbox::storage::{Attached, Storage};
 use crate::sandbox::{Identity, NOBODY};
 use crate::supervise::verdict::judge;
-use crate::supervise::{Job, Outcome, Start};
+use crate::supervise::{self, Job, Outcome, Start};
 use crate::uids::{self, Lease};
 
 /// How many uids are passed over because another user has made a directory where theirs would be.
@@ -58,7 +58,7 @@ impl Slot {
     /// # Errors
     /// Which of the two could not be had.
     pub fn open(user: &User, facts: &Facts, bytes: u64, inodes: u64) -> Result<Slot, Fault> {
-        let files = AccountFiles::read("/");
+        let files = AccountFiles::read("/")?;
         let mut tries = 0..SQUATTED_MAX;
         let (holder, keeper, tag, storage) = loop {
             match Slot::place(user, facts, &files) {
@@ -102,11 +102,22 @@ impl Slot {
         let keeper = if facts.mounts() { None } else { Some(Keeper::start(facts, owner)?) };
         let tag = owner.map_or_else(uids::own_tag, |uid| uid.to_string());
         let storage = match owner {
-            _ if !facts.mounts() => Storage::plain(uids::shown_place(&tag), owner)?,
-            Some(uid) => Storage::create(owner, uids::mount_point(uid))?,
-            None => Storage::create(owner, format!("{}.storage", uids::shown_place(&tag)))?,
+            _ if !facts.mounts() => Storage::plain(uids::shown_place(&tag), owner),
+            Some(uid) => Storage::create(owner, uids::mount_point(uid)),
+            None => Storage::create(owner, format!("{}.storage", uids::shown_place(&tag))),
         };
-        Ok((holder, keeper, tag, storage))
+        match storage {
+            Ok(storage) => Ok((holder, keeper, tag, storage)),
+            Err(fault) => {
+                if let Holder::Leased(lease) = holder {
+                    // For the next driver, which removes it.
+                    if !mounts(lease.uid).is_empty() {
+                        lease.keep_record();
+                    }
+                }
+                Err(fault)
+            }
+        }
     }
 
     /// The uid of its jobs.
@@ -130,11 +141,36 @@ impl Slot {
         &self.storage
     }
 
+    /// What is known to be left of its jobs.
+    pub fn leftovers(&self) -> Vec<Leftover> {
+        self.leftovers.clone()
+    }
+
     /// Starts a job; `last` says that no other comes after it.
     ///
     /// # Errors
-    /// What could not be made; nothing is left of it.
+    /// What could not be made. What is left of it all the same, [`Slot::close`] says.
     pub fn start(
+        &mut self,
+        plan: Plan,
+        facts: &Facts,
+        requested: Instant,
+        stdin: Option<OwnedFd>,
+        last: bool,
+    ) -> Result<Job, Fault> {
+        let started = self.begin(plan, facts, requested, stdin, last);
+        if started.is_err() {
+            self.abandon(facts);
+        }
+        started
+    }
+
+    /// Removes what is there of a job that was started, or half started, and not followed to its end.
+    pub fn abandon(&mut self, facts: &Facts) {
+        self.leftovers.extend(clear_cgroups(facts, &self.tag));
+    }
+
+    fn begin(
         &mut self,
         mut plan: Plan,
         facts: &Facts,
@@ -142,6 +178,7 @@ impl Slot {
         stdin: Option<OwnedFd>,
         last: bool,
     ) -> Result<Job, Fault> {
+        supervise::check(&plan)?;
         self.storage.make_room()?;
         let uid = self.uid();
         if !plan.enforces(Layer::MountNamespace) {
@@ -158,7 +195,7 @@ impl Slot {
         let files = match plan.root.as_str() {
             "/" => &self.files,
             root => {
-                other = AccountFiles::read(root);
+                other = AccountFiles::read(root)?;
                 &other
             }
         };
@@ -247,7 +284,7 @@ impl Slot {
 
     /// Gives everything back; what is left.
     pub fn close(self) -> Vec<Leftover> {
-        let Slot { shown, storage, keeper, holder, mut leftovers, unconcluded, .. } = self;
+        let Slot { shown, storage, keeper, holder, tag, mut leftovers, unconcluded, .. } = self;
         if let (Holder::Leased(lease), true) = (&holder, unconcluded) {
             leftovers.extend(sweep_if_ours(lease.uid, storage.path(), true));
         }
@@ -262,6 +299,8 @@ impl Slot {
             leftovers.extend(mounts(lease.uid));
             if !leftovers.is_empty() {
                 lease.keep_record();
+            } else if let Err(errno) = lease.give_back() {
+                leftovers.push(Leftover { kind: "lease".into(), what: format!("{tag}: {errno}") });
             }
         }
         leftovers
@@ -283,18 +322,18 @@ fn lease_user(uid: u32) -> Result<Lease, Fault> {
     Err(Fault::refused(Step::Uid, format!("run as uid {uid}"), "another job is running as it"))
 }
 
-/// The report on a job that could not be started.
-pub fn setup_failed(layers: Vec<LayerReport>, fault: &Fault) -> Report {
+/// The report on a job that could not be started, or not be followed.
+pub fn failed(layers: Vec<LayerReport>, fault: &Fault, leftovers: Vec<Leftover>) -> Report {
     Report {
         version: REPORT_VERSION,
-        cause: autodriver_protocol::Cause::SetupFailed,
+        cause: fault.cause(),
         exit_code: None,
         signal: None,
         limits_hit: Vec::new(),
         usage: Usage::default(),
         output: autodriver_protocol::report::OutputReport::default(),
         layers,
-        restore: Restore::from_leftovers(Vec::new()),
+        restore: Restore::from_leftovers(leftovers),
         fault: Some(fault.report()),
         timing: Timing::default(),
     }

@@ -178,13 +178,24 @@ impl Lease {
     pub fn keep_record(mut self) {
         self.record = None;
     }
+
+    /// Lets go of both.
+    ///
+    /// # Errors
+    /// Why the record could not be cleared; the next driver clears it.
+    pub fn give_back(mut self) -> Result<(), Errno> {
+        self.clear()
+    }
+
+    fn clear(&mut self) -> Result<(), Errno> {
+        let Some(offset) = self.record.take() else { return Ok(()) };
+        self.table.write_all_at(&[0; RECORD], offset).map_err(|error| errno_of(&error))
+    }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some(offset) = self.record {
-            let _ = self.table.write_all_at(&[0; RECORD], offset);
-        }
+        let _ = self.clear();
     }
 }
 

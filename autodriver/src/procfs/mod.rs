@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{openat, AtFlags, OFlag, AT_FDCWD};
+use nix::fcntl::{openat, readlinkat, AtFlags, OFlag, AT_FDCWD};
 use nix::sys::stat::{fstatat, Mode};
 use nix::unistd::{read, Pid};
 
@@ -177,10 +177,15 @@ impl Procfs {
     /// Opens it.
     ///
     /// # Errors
-    /// Those of open(2).
+    /// Those of open(2) and readlink(2); ESRCH if what is mounted there does not show us: it would not show
+    /// the job's processes either.
     pub fn open() -> Result<Procfs, Errno> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let directory = openat(AT_FDCWD, "/proc", flags, Mode::empty())?;
+        let us = readlinkat(directory.as_fd(), "self")?;
+        if us.to_str() != Some(&nix::unistd::getpid().to_string()) {
+            return Err(Errno::ESRCH);
+        }
         Ok(Procfs { directory, path: String::new(), text: vec![0; TEXT] })
     }
 

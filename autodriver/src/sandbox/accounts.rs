@@ -3,7 +3,9 @@
 
 use std::path::Path;
 
-use crate::fault::{Fault, Step};
+use nix::errno::Errno;
+
+use crate::fault::{errno_of, Fault, Step};
 
 /// The job's user.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,12 +28,19 @@ pub struct AccountFiles {
 
 impl AccountFiles {
     /// Reads those of `root`.
-    pub fn read(root: &str) -> AccountFiles {
+    ///
+    /// # Errors
+    /// Those of reading a file that is there, and readable for us.
+    pub fn read(root: &str) -> Result<AccountFiles, Fault> {
         let read = |name: &str| {
-            let bytes = std::fs::read(Path::new(root).join("etc").join(name)).unwrap_or_default();
-            String::from_utf8_lossy(&bytes).into_owned()
+            let path = Path::new(root).join("etc").join(name);
+            match std::fs::read(&path).map_err(|error| errno_of(&error)) {
+                Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+                Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES) => Ok(String::new()),
+                Err(errno) => Err(Fault::new(Step::Uid, format!("read {}", path.display()), errno)),
+            }
         };
-        AccountFiles { passwd: read("passwd"), group: read("group") }
+        Ok(AccountFiles { passwd: read("passwd")?, group: read("group")? })
     }
 
     fn field(line: &str, n: usize) -> Option<&str> {

@@ -111,9 +111,10 @@ pub(super) fn hierarchies(hierarchy: &Hierarchy) -> usize {
     places(hierarchy).len()
 }
 
-/// Every directory that a job with this uid has, or had.
-pub fn directories(hierarchy: &Hierarchy, uid: u32) -> Vec<PathBuf> {
-    places(hierarchy).iter().map(|place| place.path.join(directory_name(uid))).collect()
+/// Every directory that the job that is called so has, or had.
+pub fn directories(hierarchy: &Hierarchy, tag: impl Display) -> Vec<PathBuf> {
+    let name = directory_name(tag);
+    places(hierarchy).iter().map(|place| place.path.join(&name)).collect()
 }
 
 /// Every directory of ours, with what its job is called.
@@ -158,7 +159,7 @@ impl Cgroup {
     /// Makes the directories of the job that is called so and sets its limits.
     ///
     /// # Errors
-    /// Which file or directory, and why; what was made is removed again.
+    /// Which file or directory, and why; what was made is there still, for [`clear`].
     pub fn create(facts: &Facts, tag: &str, limits: Limits) -> Result<Cgroup, Fault> {
         let v2 = matches!(facts.hierarchy, Hierarchy::V2(_));
         let mut cgroup = Cgroup { groups: Vec::new(), v2, born: v2 && facts.clone3 };

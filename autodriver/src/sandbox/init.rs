@@ -131,7 +131,7 @@ fn reap(job: Pid, pid_namespace: bool, reporter: &Reporter) -> ! {
             // Without a PID namespace: when the last process is reaped.
             Err(_) => exit_now(0),
         };
-        reporter.send(record);
+        let _ = reporter.send(record);
         if pid_namespace {
             // The kernel kills and reaps the rest: pid_namespaces(7).
             exit_now(0);

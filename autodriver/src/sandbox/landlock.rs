@@ -8,10 +8,12 @@
 use std::fmt::Debug;
 
 use landlock::{
-    Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
-    RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, ABI,
+    Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, ABI,
 };
 use nix::errno::Errno;
+use nix::fcntl::{open, OFlag};
+use nix::sys::stat::{fstat, Mode, SFlag};
 use serde::Serialize;
 
 use super::prepare::{PathAccess, Prepared, Rules};
@@ -37,12 +39,14 @@ pub(super) fn apply(prepared: &Prepared) -> Result<(), Failed> {
     }
     let mut created = ruleset.create().map_err(act(0))?;
     for (index, (path, access)) in rules.paths.iter().enumerate() {
-        let path = std::path::Path::new(path);
-        let Ok(fd) = PathFd::new(path) else {
+        let fd = match open(path.as_str(), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()) {
+            Ok(fd) => fd,
             // Not every machine has every directory; what is missing needs no rule.
-            continue;
+            Err(Errno::ENOENT | Errno::ENOTDIR) => continue,
+            Err(errno) => return Err(on(index)(errno)),
         };
-        let rights = rights(*access, path.is_dir(), abi);
+        let kind = SFlag::from_bits_truncate(fstat(&fd).map_err(on(index))?.st_mode) & SFlag::S_IFMT;
+        let rights = rights(*access, kind == SFlag::S_IFDIR, abi);
         let rule = PathBeneath::new(fd, rights).set_compatibility(CompatLevel::HardRequirement);
         created = created.add_rule(rule).map_err(|_| on(index)(Errno::last()))?;
     }

@@ -129,19 +129,34 @@ fn top(plan: &Plan) -> Result<Vec<(String, Top)>, Fault> {
     for entry in entries {
         let entry = entry.map_err(|error| fault(act())(errno_of(&error)))?;
         let Ok(name) = entry.file_name().into_string() else { continue };
-        let kind = match entry.file_type() {
-            Ok(kind) if kind.is_dir() => Top::Directory,
-            Ok(kind) if kind.is_file() => Top::File,
-            Ok(kind) if kind.is_symlink() => match std::fs::read_link(entry.path()) {
-                Ok(target) => Top::Link(target),
-                Err(_) => continue,
-            },
-            _ => continue,
-        };
-        top.push((name, kind));
+        let kind = entry.file_type().and_then(|kind| {
+            Ok(match kind {
+                kind if kind.is_dir() => Some(Top::Directory),
+                kind if kind.is_file() => Some(Top::File),
+                kind if kind.is_symlink() => Some(Top::Link(std::fs::read_link(entry.path())?)),
+                _ => None,
+            })
+        });
+        let failed = |error| fault(format!("look at {}", entry.path().display()))(errno_of(&error));
+        top.extend(unless_missing(kind).map_err(failed)?.flatten().map(|kind| (name, kind)));
     }
     top.sort_unstable();
     Ok(top)
+}
+
+/// What is not there says nothing; everything else that cannot be looked at would be missing in the
+/// job's file system, and the job would be blamed for it.
+fn unless_missing<T>(looked: std::io::Result<T>) -> std::io::Result<Option<T>> {
+    match looked {
+        Err(error) if matches!(errno_of(&error), Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
+        looked => looked.map(Some),
+    }
+}
+
+/// What is at a place of the root file system.
+fn look(path: &Path) -> Result<Option<std::fs::Metadata>, Fault> {
+    let failed = |error| fault(format!("look at {}", path.display()))(errno_of(&error));
+    unless_missing(std::fs::metadata(path)).map_err(failed)
 }
 
 /// Makes the table.
@@ -204,7 +219,7 @@ fn machine_paths(plan: &Plan) -> Result<Vec<(String, PathAccess)>, Fault> {
 
 fn accounts(plan: &Plan, frame: &mut Frame, mounts: &mut Vec<Entry>) -> Result<(), Fault> {
     for name in ACCOUNT_FILES {
-        if Path::new(&plan.root).join("etc").join(name).is_file() {
+        if look(&Path::new(&plan.root).join("etc").join(name))?.is_some_and(|file| file.is_file()) {
             let kind = MountKind::Part {
                 part: frame.part(format!("etc/{name}")),
                 attributes: attr::FROZEN,
@@ -233,9 +248,9 @@ fn own(
     ];
     let machine = Path::new(&plan.root);
     for (name, at, attributes, access) in parts {
-        if at == "var/tmp" && !machine.join("var/tmp").is_dir() {
+        if at == "var/tmp" && !look(&machine.join("var/tmp"))?.is_some_and(|file| file.is_dir()) {
             // An image without it: it cannot be made inside a read-only /var, and nobody misses it.
-            if machine.join("var").exists() {
+            if look(&machine.join("var"))?.is_some() {
                 continue;
             }
             frame.point("root", at, true, "make mount point /var/tmp".to_owned());

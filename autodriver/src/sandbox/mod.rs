@@ -117,13 +117,16 @@ fn enter(prepared: &Prepared, reporter: &Reporter) -> ! {
     if let Err(failed) = exec::change_directory(prepared) {
         fail(reporter, Step::Exec, failed);
     }
-    reporter.send(Record::ExecNext);
+    // What the driver does not know to be a job is none.
+    if reporter.send(Record::ExecNext).is_err() {
+        crate::sys::process::exit_now(SETUP_FAILED);
+    }
     fail(reporter, Step::Exec, exec::execute(prepared))
 }
 
 /// Ends a child of the driver that could not do a step.
 fn fail(reporter: &Reporter, step: Step, failed: Failed) -> ! {
-    reporter.send(Record::Fault { step, index: failed.index, errno: failed.errno });
+    let _ = reporter.send(Record::Fault { step, index: failed.index, errno: failed.errno });
     crate::sys::process::exit_now(SETUP_FAILED)
 }
 

@@ -36,8 +36,16 @@ impl Plain {
         // Others go through it, to what is theirs; they cannot list it.
         let mode = Mode::from_bits_truncate(if owner.is_some() { 0o711 } else { 0o700 });
         // A directory that is there already may be a trap of another user: /tmp is everybody's.
-        mkdirat(AT_FDCWD, path.as_str(), mode).map_err(fault(make.clone()))?;
-        let top = open_directory(AT_FDCWD, &path).map_err(fault(make.clone()))?;
+        mkdirat(AT_FDCWD, path.as_str(), mode).map_err(fault(make))?;
+        Plain::fill(&path, owner).inspect_err(|_| {
+            remove(&path);
+        })
+    }
+
+    fn fill(path: &str, owner: Option<u32>) -> Result<(Plain, OwnedFd), Fault> {
+        let fault = |what: String| move |errno| Fault::new(Step::Storage, what, errno);
+        let make = format!("make the job's storage {path}");
+        let top = open_directory(AT_FDCWD, path).map_err(fault(make.clone()))?;
         let lock = Flock::lock(File::from(top), FlockArg::LockExclusiveNonblock)
             .map_err(|(_, errno)| fault(format!("lock the job's storage {path}"))(errno))?;
         let own = |name: &str| -> Result<OwnedFd, Errno> {
@@ -49,7 +57,7 @@ impl Plain {
             open_directory(lock.as_fd(), name)
         };
         let (job, tmp) = (own("job").map_err(fault(make.clone()))?, own("tmp").map_err(fault(make))?);
-        Ok((Plain { path, tmp, _lock: lock }, job))
+        Ok((Plain { path: path.to_owned(), tmp, _lock: lock }, job))
     }
 }
 

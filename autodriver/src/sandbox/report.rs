@@ -62,9 +62,17 @@ impl Record {
 pub struct Reporter(pub OwnedFd);
 
 impl Reporter {
-    /// Writes one record. If the driver is gone there is nobody to tell.
-    pub fn send(&self, record: Record) {
-        let _ = nix::unistd::write(&self.0, &record.encode());
+    /// Writes one record.
+    ///
+    /// # Errors
+    /// Those of write(2). The driver takes what it is not told for a failure.
+    pub fn send(&self, record: Record) -> Result<(), Errno> {
+        loop {
+            match nix::unistd::write(&self.0, &record.encode()) {
+                Err(Errno::EINTR) => {}
+                written => return written.map(drop),
+            }
+        }
     }
 }
 
@@ -86,20 +94,20 @@ impl Reports {
         self.fd.as_fd()
     }
 
-    /// The records that have come; whether more can.
-    pub fn receive(&mut self) -> (Vec<Record>, bool) {
+    /// The records that have come; whether more can, or why they cannot be read.
+    pub fn receive(&mut self) -> (Vec<Record>, Result<bool, Errno>) {
         let mut buffer = [0; 16 * RECORD_LEN];
-        let mut open = true;
+        let mut open = Ok(true);
         loop {
             match nix::unistd::read(&self.fd, &mut buffer) {
-                Ok(0) => open = false,
+                Ok(0) => open = Ok(false),
                 Ok(count) => {
                     self.partial.extend_from_slice(&buffer[..count]);
                     continue;
                 }
                 Err(Errno::EINTR) => continue,
                 Err(Errno::EAGAIN) => {}
-                Err(_) => open = false,
+                Err(errno) => open = Err(errno),
             }
             break;
         }

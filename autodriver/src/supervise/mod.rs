@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use autodriver_protocol::job::OnOutput;
 use autodriver_protocol::report::OutputReport;
 use autodriver_protocol::{Cause, Layer};
+use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{waitid, Id, WaitPidFlag};
@@ -26,6 +27,7 @@ use nix::unistd::Pid;
 use crate::facts::Facts;
 use crate::fault::{Fault, Step};
 use crate::plan::Plan;
+use crate::procfs::Procfs;
 use crate::sandbox::cgroup::{Account, Cgroup};
 use crate::sandbox::report::Record;
 use crate::sandbox::spawn::Spawned;
@@ -158,6 +160,23 @@ pub struct Outcome {
     pub run: Duration,
 }
 
+/// Whether something has to stand in for the cgroup, or for the PID namespace.
+fn is_watched(plan: &Plan) -> bool {
+    let watched = [Layer::Memory, Layer::Cpu, Layer::Disk, Layer::ProcessTree];
+    watched.into_iter().any(|layer| plan.substitutes(layer))
+}
+
+/// Looks whether a job can be followed, before there is one.
+///
+/// # Errors
+/// If it has to be watched, and /proc does not show it.
+pub fn check(plan: &Plan) -> Result<(), Fault> {
+    match is_watched(plan) {
+        true => Procfs::open().map(drop).map_err(watch::unwatchable),
+        false => Ok(()),
+    }
+}
+
 impl Job {
     /// Takes over a sandbox that was just started.
     ///
@@ -166,8 +185,7 @@ impl Job {
     pub fn new(start: Start<'_>) -> Result<Job, Fault> {
         let Start { plan, spawned, cgroup, identity, storage, requested, facts } = start;
         let processors = facts.processors;
-        let watched = [Layer::Memory, Layer::Cpu, Layer::Disk, Layer::ProcessTree];
-        let watch = match watched.into_iter().any(|layer| plan.substitutes(layer)) {
+        let watch = match is_watched(&plan) {
             true => Some(Watch::new(spawned.init.pid, identity, storage, &plan, facts)?),
             false => None,
         };
@@ -236,7 +254,16 @@ impl Job {
                 Record::Signaled(signal) => self.first_process_ended(Ended::Signaled(signal), now, storage),
             }
         }
-        open
+        open.unwrap_or_else(|errno| {
+            self.lost("read what the job's init tells", errno, now);
+            false
+        })
+    }
+
+    /// The job cannot be followed any more: there is no verdict on it.
+    fn lost(&mut self, act: &str, errno: Errno, now: Instant) {
+        self.happened.fault.get_or_insert(Fault::new(Step::Supervise, act, errno));
+        self.die(now);
     }
 
     fn first_process_ended(&mut self, ended: Ended, now: Instant, storage: &Storage) {
@@ -309,13 +336,16 @@ impl Job {
         let since_start = self.limits.as_ref().map_or(Duration::ZERO, |limits| limits.elapsed(now));
         let Some((stream, fd)) = self.stream(source) else { return Drained::Ended };
         let before = stream.capture.produced();
-        let drained = stream.capture.drain(fd, since_start).unwrap_or(Drained::Ended);
-        stream.open = drained != Drained::Ended;
+        let drained = stream.capture.drain(fd, since_start);
+        stream.open = matches!(drained, Ok(Drained::More | Drained::Empty));
         let came = stream.capture.produced() > before;
         if let Some(limits) = self.limits.as_mut().filter(|_| came) {
             limits.output_came(now);
         }
-        drained
+        drained.unwrap_or_else(|errno| {
+            self.lost("read the job's output", errno, now);
+            Drained::Ended
+        })
     }
 
     fn drain(&mut self, source: Source, now: Instant) -> bool {
@@ -380,9 +410,7 @@ impl Job {
                     self.end(cause, now);
                 }
                 if let Some(errno) = self.watch.as_ref().and_then(Watch::failure) {
-                    let fault = Fault::new(Step::Supervise, "look at the job's processes", errno);
-                    self.happened.fault.get_or_insert(fault);
-                    self.die(now);
+                    self.lost("look at the job's processes", errno, now);
                 }
             }
             Phase::Terminating { until } if now >= until => self.die(now),

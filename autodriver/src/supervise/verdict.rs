@@ -64,10 +64,13 @@ pub fn judge(happened: Happened) -> Verdict {
         None => (None, None),
     };
     let limits_hit = limits_hit(&happened);
-    let made = |cause, fault| Verdict { cause, exit_code, signal, limits_hit: limits_hit.clone(), fault };
+    let made = |cause, fault: Option<Fault>| match fault {
+        // It says nothing about the job.
+        Some(_) => Verdict { cause, exit_code: None, signal: None, limits_hit: Vec::new(), fault },
+        None => Verdict { cause, exit_code, signal, limits_hit: limits_hit.clone(), fault },
+    };
     if let Some(fault) = happened.fault {
-        let cause = if fault.step == Step::Supervise { Cause::InternalError } else { Cause::SetupFailed };
-        return Verdict { exit_code: None, signal: None, limits_hit: Vec::new(), ..made(cause, Some(fault)) };
+        return made(fault.cause(), Some(fault));
     }
     if let Some(cause) = happened.killed {
         return made(cause, None);
@@ -75,6 +78,11 @@ pub fn judge(happened: Happened) -> Verdict {
     let full = happened.disk_full || happened.inodes_full;
     match happened.ended {
         _ if happened.oom_killed => made(Cause::MemoryLimit, None),
+        // How the set-up ended says nothing about the program, which was not executed yet.
+        Some(_) if !happened.executed => {
+            let why = "its process died before it could execute the program (was it killed?)";
+            made(Cause::SetupFailed, Some(Fault::refused(Step::Init, "set up the job's sandbox", why)))
+        }
         // It failed, and there was no room: that is why. A job that copes has not failed.
         Some(ended) if full && ended != Ended::Exited(0) => made(Cause::DiskLimit, None),
         Some(Ended::Exited(_)) => made(Cause::Exited, None),
@@ -88,8 +96,7 @@ pub fn judge(happened: Happened) -> Verdict {
                 false => (Step::Init, "set up the job's sandbox"),
             };
             let fault = Fault::refused(step, what, "init died without a word (was it killed?)");
-            let cause = if happened.executed { Cause::InternalError } else { Cause::SetupFailed };
-            made(cause, Some(fault))
+            made(fault.cause(), Some(fault))
         }
     }
 }
@@ -147,6 +154,8 @@ mod tests {
             (Happened { forks_refused: true, ..exit(0) }, Cause::Exited, "pids"),
             (Happened { output_over: true, ..exit(0) }, Cause::Exited, "output"),
             (Happened { executed: true, ..Happened::default() }, Cause::InternalError, ""),
+            (Happened { executed: false, ..signal(9) }, Cause::SetupFailed, ""),
+            (Happened { executed: false, disk_full: true, ..signal(9) }, Cause::SetupFailed, ""),
             (Happened::default(), Cause::SetupFailed, ""),
         ] {
             let verdict = judge(happened.clone());

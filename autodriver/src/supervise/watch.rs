@@ -53,6 +53,11 @@ pub struct Watch {
     failure: Option<Errno>,
 }
 
+/// Nothing can stand in where /proc does not show the job.
+pub(super) fn unwatchable(errno: Errno) -> Fault {
+    Fault::new(Step::Supervise, "watch the job's processes, for want of a cgroup: open /proc", errno)
+}
+
 impl Watch {
     /// Starts to watch the processes below `init`, and a plain storage.
     ///
@@ -69,10 +74,7 @@ impl Watch {
             Identity::Own(uid) => Some(uid),
             Identity::Confined | Identity::Callers => None,
         };
-        let mut tree = Tree::new(init, uid.filter(|uid| uids::is_leasable(*uid))).map_err(|errno| {
-            let act = "watch the job's processes, for want of a cgroup: open /proc";
-            Fault::new(Step::Supervise, act, errno)
-        })?;
+        let mut tree = Tree::new(init, uid.filter(|uid| uids::is_leasable(*uid))).map_err(unwatchable)?;
         let before = disk(&storage.directories(), u64::MAX);
         let device = fstat(storage.job()).map_or(0, |stat| stat.st_dev);
         let enclosing = Enclosing::open(&facts.enclosing, tree.procfs(), init, device, facts.processors);

@@ -1,6 +1,7 @@
 //! clone3(2), pidfds, credentials, securebits and the end of a process.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use nix::errno::Errno;
 use nix::sys::signal::{sigaction, SaFlags, SigAction, SigHandler, SigSet, Signal};
@@ -97,6 +98,20 @@ pub fn has_clone3() -> bool {
 pub fn exit_now(status: i32) -> ! {
     // SAFETY: _exit(2) takes any status and does not return.
     unsafe { libc::_exit(status) }
+}
+
+/// Lets abort(3) end this process as every other failure does: with this status, after the sentence that Rust's
+/// library and the C library write where no memory is to be had, and without a core file. The children have it
+/// too, until they give signals their default action.
+pub fn exit_on_abort(status: u8) -> Result<(), Errno> {
+    static STATUS: AtomicU8 = AtomicU8::new(0);
+    extern "C" fn leave(_: libc::c_int) {
+        exit_now(STATUS.load(Ordering::Relaxed).into())
+    }
+    STATUS.store(status, Ordering::Relaxed);
+    let action = SigAction::new(SigHandler::Handler(leave), SaFlags::empty(), SigSet::empty());
+    // SAFETY: the handler only loads a number and calls _exit(2), both async-signal-safe.
+    unsafe { sigaction(Signal::SIGABRT, &action) }.map(drop)
 }
 
 /// setresuid(2) for this thread, which is the only one: libc's own would look for others by its

@@ -1,5 +1,6 @@
 //! Packing: what is a regular file when it is opened, without ever blocking on a FIFO.
 
+use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
@@ -9,13 +10,15 @@ use std::path::Path;
 
 use glob::{MatchOptions, Pattern};
 use nix::dir::Dir;
+use nix::errno::Errno;
 use nix::fcntl::{openat, readlinkat, AtFlags, OFlag};
 use nix::sys::stat::{fstat, fstatat, FileStat, Mode, SFlag};
 use tar::EntryType;
 
 use super::unpack::PART;
 use super::{
-    errno_name, failed, lossy, relative, stays_inside, ArchiveError, Limits, BUFFER, DEPTH_MAX, DIRECTORY,
+    errno_name, errno_of, failed, lossy, relative, stays_inside, ArchiveError, Limits, BUFFER, DEPTH_MAX,
+    DIRECTORY,
 };
 use crate::message::{Skipped, Transferred};
 
@@ -142,6 +145,15 @@ impl<'a, W: Write> Packer<'a, W> {
         Ok(self.done)
     }
 
+    /// Leaves out what the tree's owner keeps from us, or took away; what the machine lacks is an error.
+    fn skip_unless_fault(&mut self, path: &Path, errno: Errno) -> Result<(), ArchiveError> {
+        if matches!(errno, Errno::EINTR | Errno::EIO | Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM) {
+            return Err(failed("open", path)(errno));
+        }
+        self.skip(path, errno_name(errno));
+        Ok(())
+    }
+
     fn skip(&mut self, path: &Path, why: String) {
         self.done.skipped_count += 1;
         if self.done.skipped.len() < SKIPPED_MAX {
@@ -203,10 +215,7 @@ impl<'a, W: Write> Packer<'a, W> {
         }
         let stat = match fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
-            Err(errno) => {
-                self.skip(path, errno_name(errno));
-                return Ok(());
-            }
+            Err(errno) => return self.skip_unless_fault(path, errno),
         };
         let full = prefix.join(path);
         if is(&stat, SFlag::S_IFDIR) {
@@ -218,7 +227,7 @@ impl<'a, W: Write> Packer<'a, W> {
                     }
                     self.directory(sub, prefix, path, wanted)?;
                 }
-                Err(errno) => self.skip(path, errno_name(errno)),
+                Err(errno) => self.skip_unless_fault(path, errno)?,
             }
         } else if !wanted {
             // Neither copied nor worth a mention.
@@ -229,7 +238,7 @@ impl<'a, W: Write> Packer<'a, W> {
             match opened.and_then(|file| fstat(&file).map(|stat| (file, stat))) {
                 Ok((file, stat)) if is(&stat, SFlag::S_IFREG) => self.file(file, &stat, &full)?,
                 Ok(_) => self.skip(path, "not a regular file".to_owned()),
-                Err(errno) => self.skip(path, errno_name(errno)),
+                Err(errno) => self.skip_unless_fault(path, errno)?,
             }
         } else if is(&stat, SFlag::S_IFLNK) && self.selection.is_tree() {
             let target = readlinkat(dir, name).map_err(failed("read link", path))?;
@@ -250,14 +259,14 @@ impl<'a, W: Write> Packer<'a, W> {
             return Err(ArchiveError::TooMuch { what: "bytes", limit: self.limits.bytes });
         }
         self.done.bytes += size;
-        self.header(
-            path,
-            EntryType::Regular,
-            stat,
-            size,
-            None,
-            Exactly { file: File::from(file), left: size },
-        )
+        let failure = Cell::new(None);
+        let content = Exactly { file: File::from(file), left: size, failure: &failure };
+        let written = self.header(path, EntryType::Regular, stat, size, None, content);
+        match failure.take() {
+            // The stream only ended because of it.
+            Some(errno) => Err(failed("read", path)(errno)),
+            None => written,
+        }
     }
 
     fn header(
@@ -287,15 +296,23 @@ impl<'a, W: Write> Packer<'a, W> {
 }
 
 /// A file as long as its header said, whatever it becomes while it is read.
-struct Exactly {
+struct Exactly<'a> {
     file: File,
     left: u64,
+    /// Why it could not be read.
+    failure: &'a Cell<Option<Errno>>,
 }
 
-impl Read for Exactly {
+impl Read for Exactly<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let want = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
-        let mut count = self.file.read(&mut buffer[..want])?;
+        let mut count = match self.file.read(&mut buffer[..want]) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                self.failure.set(Some(errno_of(&error)));
+                return Err(error);
+            }
+            read => read?,
+        };
         if count == 0 {
             buffer[..want].fill(0);
             count = want;
