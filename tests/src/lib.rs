@@ -7,6 +7,7 @@
 //! never a skip. [`Snapshot`] compares the machine before and after.
 
 mod binaries;
+pub mod faults;
 mod job;
 mod outcome;
 mod process;

@@ -43,7 +43,9 @@ fn ours(name: &str) -> bool {
 
 /// The uid that a cgroup or a lock of the driver is named after.
 fn uid_in(path: &Path) -> Option<u32> {
-    path.file_name()?.to_str()?.parse().ok()
+    let name = path.file_name()?.to_str()?;
+    let name = name.strip_prefix("autodriver-").unwrap_or(name);
+    name.strip_suffix(".storage").unwrap_or(name).parse().ok()
 }
 
 /// What belongs to living drivers that this test did not start.
@@ -67,8 +69,29 @@ impl Neighbours {
         }
         let theirs = leases().into_iter().filter(|(_, pid)| found.processes.contains(pid));
         found.uids.extend(theirs.map(|(uid, _)| uid));
+        found.uids.extend(uids_elsewhere());
         found
     }
+}
+
+/// The uids after which cgroups are named that are not below our own: a driver makes them below its own, so that
+/// these are not of one that we have started.
+fn uids_elsewhere() -> BTreeSet<u32> {
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let mut elsewhere = BTreeSet::new();
+    for (controller, path) in own.lines().filter_map(|line| line.split_once(':')?.1.split_once(':')) {
+        let top = Path::new("/sys/fs/cgroup").join(controller);
+        let ours = top.join(path.trim_start_matches('/'));
+        let mut found = Listing::new();
+        // With cgroup v2 they may be at the top.
+        if !controller.is_empty() {
+            list_cgroups(&top, &mut found);
+        }
+        let ours = format!("cgroup {}", ours.display());
+        let others = found.into_iter().filter(|(what, _)| !what.starts_with(&ours));
+        elsewhere.extend(others.filter_map(|(_, uid)| uid));
+    }
+    elsewhere
 }
 
 /// The uids that are recorded as leased, each with the pid of its driver.
