@@ -22,6 +22,22 @@ pub fn autodriver() -> PathBuf {
     })
 }
 
+/// The host side under test: beside autodriver.
+pub fn vmm_local() -> PathBuf {
+    beside(&autodriver(), "vmm-local")
+}
+
+/// The autodriver that is none: beside the captive.
+pub fn hostile_guest() -> PathBuf {
+    beside(&captive(), "hostile-guest")
+}
+
+fn beside(path: &Path, name: &str) -> PathBuf {
+    let wanted = path.with_file_name(name);
+    assert!(wanted.is_file(), "no {name} beside {}; it is built with it", path.display());
+    wanted
+}
+
 /// The program that tries things inside the box.
 pub fn captive() -> PathBuf {
     let path = env::var_os("CAPTIVE").map_or_else(built_captive, PathBuf::from);

@@ -79,6 +79,7 @@ const ROWS: &[Row] = rows! {
     // Who it is; these answer no error.
     SYS_getpid "getpid": ;
     SYS_getppid "getppid": ;
+    SYS_getsid "getsid": ;
     SYS_gettid "gettid": ;
     SYS_getuid "getuid": ;
     SYS_geteuid "geteuid": ;

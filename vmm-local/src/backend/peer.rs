@@ -6,8 +6,10 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::fcntl::{fcntl, FcntlArg, OFlag};
 use nix::sys::signal::{killpg, Signal};
+use nix::sys::wait::{waitid, Id, WaitPidFlag, WaitStatus};
 use nix::unistd::Pid;
 
 /// How long a peer has to go by itself once its stdin is closed: it restores its machine then.
@@ -75,24 +77,31 @@ impl Peer {
         self.stdin = None;
         self.stdout = None;
         let Some(mut child) = self.process.take() else { return Ending::Exited(None) };
-        let deadline = Instant::now() + PARTING;
-        let mut pause = Duration::from_micros(200);
-        loop {
-            match child.try_wait() {
-                Ok(None) if Instant::now() < deadline => std::thread::sleep(pause),
-                Ok(None) => break,
-                Ok(status) => return Ending::Exited(status),
-                Err(_) => return Ending::Exited(None),
-            }
-            pause = (pause * 2).min(Duration::from_millis(20));
+        let Ok(number) = i32::try_from(child.id()) else { return Ending::Exited(None) };
+        let went = leaves(Pid::from_raw(number));
+        // Also what it started and left behind. Until it is waited for, the number is its own.
+        let _ = killpg(Pid::from_raw(number), Signal::SIGKILL);
+        match (child.wait(), went) {
+            (Ok(status), true) => Ending::Exited(Some(status)),
+            (Err(_), true) => Ending::Exited(None),
+            (_, false) => Ending::Killed,
         }
-        if let Ok(group) = i32::try_from(child.id()) {
-            // It may have gone in between, which is just as well.
-            let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
-        }
-        let _ = child.wait();
-        Ending::Killed
     }
+}
+
+/// Waits for a process to end by itself, without taking its status; false if it does not.
+fn leaves(process: Pid) -> bool {
+    let deadline = Instant::now() + PARTING;
+    let mut pause = Duration::from_micros(200);
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    while let Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) = waitid(Id::Pid(process), flags) {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+    true
 }
 
 impl Drop for Peer {
@@ -104,11 +113,23 @@ impl Drop for Peer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+    use std::os::fd::AsFd;
 
     #[test]
     fn a_peer_that_sees_end_of_file_goes_by_itself() {
         let mut peer = Peer::spawn(&mut Command::new("cat")).unwrap();
         assert!(matches!(peer.end(), Ending::Exited(Some(status)) if status.success()));
         assert_eq!(peer.end(), Ending::Exited(None), "it is waited for once");
+    }
+
+    #[test]
+    fn what_a_peer_leaves_behind_goes_with_it() {
+        let mut peer = Peer::spawn(Command::new("sh").args(["-c", "sleep 1000 & exit 3"])).unwrap();
+        let stdout = peer.stdout.take().unwrap();
+        assert!(matches!(peer.end(), Ending::Exited(Some(status)) if status.code() == Some(3)));
+        // It ends with the last process that holds the other end.
+        let mut ends = [PollFd::new(stdout.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut ends, PollTimeout::from(10_000_u16)), Ok(1), "its child is still there");
     }
 }
