@@ -9,7 +9,6 @@
 //! compares the machine before and after.
 
 mod binaries;
-pub mod faults;
 mod hostile;
 mod job;
 mod outcome;
