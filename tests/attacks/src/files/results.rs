@@ -77,6 +77,7 @@ fn swap(one: &str, other: &str) {
 pub(super) fn swaps(_: Role) -> Attempt {
     let made = || {
         fs::create_dir_all("result/folder")?;
+        result("result/plain")?;
         result("result/file")?;
         result("result/folder/hostname")?;
         symlink("/etc/passwd", "other-file")?;

@@ -56,10 +56,6 @@ pub(crate) const ATTACKS: &[Attack] = &[
     ),
     Attack {
         control: SCOPED,
-        ..attack("kill-minus-one", "signals everybody at once", signals::kills_all, &[Identity, PidNamespace])
-    },
-    Attack {
-        control: SCOPED,
         ..attack(
             "kill-minus-one-each",
             "signals every number, by kill, tkill and pidfd",
