@@ -21,12 +21,16 @@ const AS_ROOT: Control = Control::LeaveOut(&[Identity]);
 const SCOPED: Control = Control::LeaveOut(&[Landlock]);
 
 pub(crate) const ATTACKS: &[Attack] = &[
-    attack(
-        "setuid-binaries",
-        "runs every setuid program that it finds",
-        setuid::runs_setuid,
-        &[NoNewPrivs, MountNamespace],
-    ),
+    Attack {
+        // Without the mount namespace /proc has the machine's numbers, and the job its own.
+        control: Control::LeaveOut(&[PidNamespace]),
+        ..attack(
+            "setuid-binaries",
+            "runs every setuid program that it finds",
+            setuid::runs_setuid,
+            &[NoNewPrivs, MountNamespace],
+        )
+    },
     attack("file-caps", "takes every capability", identity::raises_capabilities, &[Identity]),
     attack("file-caps-own", "gives a file of its own capabilities", identity::marks_own_file, &[Identity]),
     attack("userns", "unshares its user namespace", calls::unshares_user, &[Seccomp]),
