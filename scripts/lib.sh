@@ -28,7 +28,7 @@ as_root() {
 update_packages() {
     [ -z "${PACKAGES_UPDATED:-}" ] || return 0
     command -v apt-get >/dev/null || die "this is no Debian (no apt-get): install by hand what is named above"
-    as_root apt-get update -qq >&2
+    as_root apt-get -o DPkg::Lock::Timeout=300 update -qq >&2
     export PACKAGES_UPDATED=1
 }
 
@@ -41,7 +41,8 @@ need_package() {
     [ ${#missing[@]} -gt 0 ] || return 0
     printf 'installing %s\n' "${missing[*]}" >&2
     update_packages
-    as_root apt-get install -qq -y --no-install-recommends "${missing[@]}" >&2 </dev/null ||
+    # another installation may be going on, as it does on a machine that has just been started
+    as_root apt-get -o DPkg::Lock::Timeout=300 install -qq -y --no-install-recommends "${missing[@]}" >&2 </dev/null ||
         die "cannot install ${missing[*]}: see apt-get's message above"
 }
 
