@@ -4,7 +4,7 @@ use std::fs::{self, OpenOptions};
 
 use nix::errno::Errno;
 use nix::sys::resource::{getrlimit, setrlimit, Resource};
-use nix::unistd::{getegid, geteuid, getgroups, getuid, setgid, setgroups, setuid, Gid, Uid};
+use nix::unistd::{getegid, geteuid, getgid, getgroups, getuid, setgid, setgroups, setuid, Gid, Uid};
 
 use crate::probes::{arg, at, call, each, opens, others};
 use crate::tools::{broke, held, refused, Attempt, Role};
@@ -29,6 +29,9 @@ pub(super) fn becomes_root(_: Role) -> Attempt {
 
 /// Groups that were left to it: docker, disk, kvm.
 pub(super) fn has_groups(_: Role) -> Attempt {
+    if getgid().as_raw() == 0 || getegid().as_raw() == 0 {
+        return broke("is in root's group");
+    }
     match getgroups() {
         Ok(groups) => match groups.iter().find(|group| **group != getegid()) {
             Some(group) => broke(format_args!("is in group {group}")),

@@ -112,12 +112,16 @@ pub(crate) const ATTACKS: &[Attack] = &[
         files::finds_descriptors,
         "all descriptors are closed by construction",
     ),
-    attack(
-        "proc-root-walk",
-        "follows the links of its parent in /proc",
-        processes::walks_through_proc,
-        &[Identity, Landlock],
-    ),
+    // Landlock refuses to follow them, but not to list them
+    Attack {
+        control: Control::LeaveOut(&[Landlock]),
+        ..attack(
+            "proc-root-walk",
+            "follows the links of its parent in /proc",
+            processes::walks_through_proc,
+            &[Identity],
+        )
+    },
     attack(
         "proc-root-walk-reopen",
         "opens what it may read once more through /proc, to write to it",
@@ -140,12 +144,16 @@ pub(crate) const ATTACKS: &[Attack] = &[
         identity::is_root_outside,
         &[Identity],
     ),
-    attack(
-        "kernel-helper-hooks",
-        "opens the files that name programs for the kernel to run",
-        files::opens_hooks,
-        &[Identity, Landlock],
-    ),
+    // those in /sys are closed by Landlock as well; /proc has to be open
+    Attack {
+        control: Control::LeaveOut(&[Landlock]),
+        ..attack(
+            "kernel-helper-hooks",
+            "opens the files that name programs for the kernel to run",
+            files::opens_hooks,
+            &[Identity],
+        )
+    },
     attack(
         "cgroup-escape",
         "opens the files of cgroups",
@@ -177,7 +185,7 @@ pub(crate) const ATTACKS: &[Attack] = &[
         "device-nodes-mknod",
         "makes a device node, and opens it",
         files::makes_devices,
-        &[Identity, MountNamespace, Seccomp],
+        &[Identity, MountNamespace, Landlock, Seccomp],
     ),
     attack("kernel-calls", "asks for what administrators do", calls::administers, &[Identity, Seccomp]),
     attack("kernel-calls-bpf", "makes a BPF map", calls::makes_bpf, &[Identity, Seccomp]),

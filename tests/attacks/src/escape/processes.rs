@@ -2,6 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::IoSliceMut;
+use std::os::unix::fs::FileExt;
 
 use nix::errno::Errno;
 use nix::sys::ptrace::{self, Options};
@@ -30,11 +31,17 @@ pub(super) fn looks_into_others(role: Role) -> Attempt {
         if reads_memory(pid) {
             return broke(format_args!("may read the memory of process {pid}"));
         }
-        if OpenOptions::new().write(true).open(format!("/proc/{pid}/mem")).is_ok() {
+        if opens_memory(pid) {
             return broke(format_args!("may write to the memory of process {pid}"));
         }
     }
     held("no process can be looked into")
+}
+
+/// Threads of the kernel have no memory, and their file is open to root whatever else is refused.
+fn opens_memory(pid: Pid) -> bool {
+    let opened = OpenOptions::new().read(true).write(true).open(format!("/proc/{pid}/mem"));
+    opened.is_ok_and(|file| !matches!(file.read_at(&mut [0], 0x1000), Ok(0)))
 }
 
 /// An address that is not there is an answer too: the question was let through.

@@ -163,26 +163,27 @@ pub(super) fn is_stopped(_: Role) -> Attempt {
     broke("was told to go on")
 }
 
-/// Begins when the job's first process has ended: what then acts with the job's uid is the driver's.
+/// Begins when the job's first process has ended: what then acts with the job's uid is the driver's. Several
+/// threads, and not processes, which would kill one another.
 pub(super) fn kills_helpers(_: Role) -> Attempt {
     let Ok((reader, writer)) = pipe() else { return held("no pipe") };
-    for _ in 0..4 {
-        let spinner = daemon(|| {
-            // Only the first process holds the other end then.
-            ignore(nix::unistd::close(writer.as_raw_fd()));
-            ignore(read(&reader, &mut [0]));
-            let end = Instant::now() + Duration::from_millis(LIFE_MS);
-            while Instant::now() < end {
-                ignore(kill(Pid::from_raw(-1), Signal::SIGKILL));
-            }
-        });
-        if let Err(error) = spinner {
-            return held(error);
-        }
-    }
+    let killer = daemon(|| {
+        // Only the first process holds the other end then.
+        ignore(nix::unistd::close(writer.as_raw_fd()));
+        ignore(read(&reader, &mut [0]));
+        let threads: Vec<_> = (0..4).map(|_| std::thread::spawn(kills_all)).collect();
+        threads.into_iter().for_each(|thread| ignore(thread.join()));
+    });
     // Open until this process ends.
     let _writer = writer.into_raw_fd();
-    left(Ok(()))
+    left(killer)
+}
+
+fn kills_all() {
+    let end = Instant::now() + Duration::from_millis(LIFE_MS);
+    while Instant::now() < end {
+        ignore(kill(Pid::from_raw(-1), Signal::SIGKILL));
+    }
 }
 
 /// Writes what was read by nobody yet.

@@ -4,13 +4,12 @@ mod lives;
 mod signals;
 
 use autodriver_protocol::Cause::{CpuLimit, WallLimit};
-use autodriver_protocol::Layer::{
-    Cpu, Identity, Landlock, MountNamespace, PidNamespace, ProcessTree, Rlimits, Seccomp,
-};
+use autodriver_protocol::Layer::{Identity, Landlock, MountNamespace, PidNamespace, ProcessTree, Seccomp};
 
-use crate::row::{attack, attack_on_driver, Attack, Control, Ends};
+use crate::row::{attack, attack_on_driver, without_limit, Attack, Control, Ends};
 
 const HALF_A_SECOND: &str = r#"{"wall": "30s", "cpu": "500ms"}"#;
+const NO_CPU: &str = r#"{"wall": "30s"}"#;
 const ONE_SECOND: &str = r#"{"wall": "1s", "grace": "200ms"}"#;
 
 const BY_CPU: Ends = Ends::By(&[CpuLimit]);
@@ -69,7 +68,7 @@ pub(crate) const ATTACKS: &[Attack] = &[
     },
     attack(
         "kill-cleanup-helper",
-        "leaves processes that kill whatever has their uid, from its end on",
+        "leaves a process that kills whatever else has its uid, from its end on",
         lives::kills_helpers,
         &[ProcessTree],
     ),
@@ -88,11 +87,11 @@ pub(crate) const ATTACKS: &[Attack] = &[
     Attack {
         options: HALF_A_SECOND,
         ends: BY_CPU,
-        ..attack(
+        ..without_limit(
             "zombie-leader",
             "computes in a thread whose process looks like a zombie",
             lives::leader_ends,
-            &[Cpu, Rlimits],
+            NO_CPU,
         )
     },
     Attack {
@@ -120,11 +119,11 @@ pub(crate) const ATTACKS: &[Attack] = &[
     Attack {
         options: HALF_A_SECOND,
         ends: BY_CPU,
-        ..attack(
+        ..without_limit(
             "comm-injection",
             "computes under a name that looks like fields of /proc/PID/stat",
             lives::spins_named,
-            &[Cpu, Rlimits],
+            NO_CPU,
         )
     },
     attack("comm-injection-daemon", "leaves a process with such a name", lives::names_itself, &[ProcessTree]),
