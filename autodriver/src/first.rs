@@ -4,7 +4,9 @@
 use std::path::Path;
 
 use nix::mount::{mount, MsFlags};
-use nix::sys::wait::{waitid, Id, WaitPidFlag, WaitStatus};
+use nix::sys::wait::WaitPidFlag;
+
+use crate::sys::process::wait_for_any;
 
 /// What a machine has mounted by the time that its init is through: a file that shows it is there,
 /// the file system, where.
@@ -42,9 +44,6 @@ pub fn mount_missing() {
 /// among them needs no waiting any more; how it ended comes by its pipes.
 pub fn reap() {
     while is_first() {
-        match waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG) {
-            Ok(WaitStatus::StillAlive) | Err(_) => return,
-            Ok(_) => {}
-        }
+        let Ok(Some(_)) = wait_for_any(WaitPidFlag::WNOHANG) else { return };
     }
 }

@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::sched::{sched_setaffinity, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
-use nix::sys::wait::{waitpid, WaitStatus};
+use nix::sys::wait::WaitPidFlag;
 use nix::unistd::Pid;
 
 use super::handover::{Entrance, Furniture};
@@ -24,7 +24,7 @@ use super::report::{Record, Reporter};
 use super::{enter, fail, on, seccomp, surround, Failed, SETUP_FAILED};
 use crate::fault::Step;
 use crate::sys::fd::close_all_but;
-use crate::sys::process::{clone3, default_signals, exit_now, Forked};
+use crate::sys::process::{clone3, default_signals, exit_now, wait_for_any, Ended, Forked};
 
 /// init's uid: an account that owns nothing. Not the job's, and never root.
 pub const NOBODY: u32 = 65534;
@@ -124,9 +124,9 @@ fn become_harmless(prepared: &Prepared, reporter: &Reporter) -> Result<(), Faile
 
 fn reap(job: Pid, pid_namespace: bool, reporter: &Reporter) -> ! {
     loop {
-        let record = match waitpid(None, None) {
-            Ok(WaitStatus::Exited(pid, status)) if pid == job => Record::Exited(status),
-            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == job => Record::Signaled(signal as i32),
+        let record = match wait_for_any(WaitPidFlag::empty()) {
+            Ok(Some((pid, Ended::Exited(status)))) if pid == job => Record::Exited(status),
+            Ok(Some((pid, Ended::Signaled(signal)))) if pid == job => Record::Signaled(signal),
             Ok(_) | Err(Errno::EINTR) => continue,
             // Without a PID namespace: when the last process is reaped.
             Err(_) => exit_now(0),

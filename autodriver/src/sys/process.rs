@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use nix::errno::Errno;
 use nix::sys::signal::{sigaction, SaFlags, SigAction, SigHandler, SigSet, Signal};
+use nix::sys::wait::WaitPidFlag;
 use nix::unistd::{getegid, geteuid, setfsgid, setfsuid, Gid, Pid, Uid};
 
 use super::check;
@@ -167,6 +168,36 @@ pub fn as_file_user<T>(uid: u32, gid: u32, act: impl FnOnce() -> T) -> Result<T,
     let done = act();
     drop(back);
     Ok(done)
+}
+
+/// How a child has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// By itself, with this status.
+    Exited(i32),
+    /// By the signal of this number, which may be a real-time one.
+    Signaled(i32),
+}
+
+/// waitpid(2) for any child that has ended; `None` where `flags` say WNOHANG and none has. That of nix fails
+/// with EINVAL for a child that died of a real-time signal, which no enum of signals has.
+///
+/// # Errors
+/// ECHILD: there are no children. EINTR.
+pub fn wait_for_any(flags: WaitPidFlag) -> Result<Option<(Pid, Ended)>, Errno> {
+    loop {
+        let mut status = 0;
+        // SAFETY: `status` is written before the call returns.
+        let pid = check(unsafe { libc::waitpid(-1, &mut status, flags.bits()) }.into())?;
+        let ended = match pid {
+            0 => return Ok(None),
+            _ if libc::WIFEXITED(status) => Ended::Exited(libc::WEXITSTATUS(status)),
+            _ if libc::WIFSIGNALED(status) => Ended::Signaled(libc::WTERMSIG(status)),
+            // It made us its tracer by PTRACE_TRACEME, and has stopped.
+            _ => continue,
+        };
+        return Ok(Some((Pid::from_raw(i32::try_from(pid).unwrap_or(-1)), ended)));
+    }
 }
 
 /// pidfd_open(2).

@@ -17,6 +17,7 @@ use nix::sys::socket::{sendmsg, socketpair, AddressFamily, ControlMessage, MsgFl
 use nix::time::{clock_gettime, clock_settime, ClockId};
 use nix::unistd::{getpid, getppid, Pid};
 
+use crate::probes::daemon;
 use crate::row::{attack, attack_on_driver, Attack, Ends, Usage};
 use crate::tools::{
     any, broke, child, end_of, held, ignore, ignore_signals, raw, refused, say, sleep_ms, spin, Attempt, Role,
@@ -96,6 +97,12 @@ pub(crate) const ATTACKS: &[Attack] = &[
             NO_CHANNEL,
         )
     },
+    attack_on_driver(
+        "fake-exit-through-init-orphan",
+        "has init reap an orphan that died of a signal without a name",
+        leaves_orphan_of_signal,
+        "it is init that must know such a signal",
+    ),
     attack("timer-tricks", "sets the clock", sets_clock, &[Identity, Seccomp]),
     Attack {
         options: r#"{"wall": "120s"}"#,
@@ -279,6 +286,20 @@ fn signals_init(_: Role) -> Attempt {
         ignore(nix::sys::ptrace::attach(Pid::from_raw(target)));
     }
     die()
+}
+
+/// A real-time signal, which is in few lists.
+fn leaves_orphan_of_signal(_: Role) -> Attempt {
+    let orphan = daemon(|| {
+        sleep_ms(50);
+        // SAFETY: raise(3) takes a number.
+        unsafe { libc::raise(libc::SIGRTMIN() + 6) };
+    });
+    if let Err(error) = orphan {
+        return held(error);
+    }
+    sleep_ms(300);
+    held("its own end is still its own")
 }
 
 fn sets_clock(_: Role) -> Attempt {
