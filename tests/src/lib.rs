@@ -14,6 +14,7 @@ mod job;
 mod outcome;
 mod process;
 mod snapshot;
+mod storm;
 mod wire;
 
 pub use binaries::{autodriver, captive, hostile_guest, require_root, vmm_local};
@@ -25,4 +26,5 @@ pub use job::{driver, job, program, shell, Job, Running, DEADLINE};
 pub use outcome::Outcome;
 pub use process::{descendants, processes, wait_until, Process};
 pub use snapshot::{alone, Snapshot};
+pub use storm::storm;
 pub use wire::{tar_of, Connection, Finished, Frame};

@@ -1,5 +1,8 @@
 //! Many jobs of every kind over one connection, several at a time: each gets its own verdict, and
 //! the machine and the driver's descriptors are what they were.
+//!
+//! `JOBS` says how many. A run of more than these tests make has the corpus of hostile jobs among them,
+//! which `vmm-local conformance` otherwise runs one by one: scripts/soak makes it.
 
 use std::collections::HashMap;
 
@@ -11,22 +14,45 @@ use serde_json::{json, Value};
 /// How many run at once.
 const AT_ONCE: u32 = 8;
 
-/// How many in all: `JOBS`, else a number that is quick enough for every run of the tests.
+/// How many are quick enough for every run of the tests.
+const FEW: u32 = 200;
+
+/// How many in all.
 fn jobs() -> u32 {
     let wanted = std::env::var("JOBS").ok();
-    wanted.map_or(200, |text| text.parse().unwrap_or_else(|_| panic!("JOBS={text} is no number")))
+    wanted.map_or(FEW, |text| text.parse().unwrap_or_else(|_| panic!("JOBS={text} is no number")))
 }
 
 /// A document, and how a job with it must end.
 struct Sample {
     document: Value,
-    cause: Cause,
+    ends: Ends,
     exit_code: Option<i32>,
     output: Option<&'static [u8]>,
 }
 
+/// As [`Sample::ends`]: for one of these causes, or as the corpus says.
+enum Ends {
+    By(Cause),
+    As(attacks::Ends),
+}
+
 fn sample(document: Value, cause: Cause, exit_code: Option<i32>, output: Option<&'static [u8]>) -> Sample {
-    Sample { document, cause, exit_code, output }
+    Sample { document, ends: Ends::By(cause), exit_code, output }
+}
+
+/// Those of the corpus that need nobody beside them, and no more time than there is with others beside them.
+fn hostile() -> impl Iterator<Item = Sample> {
+    let alone = attacks::all().filter(|attack| attack.form == attacks::Form::Alone && attack.open.is_none());
+    alone.map(|attack| {
+        let mut document: Value = serde_json::from_str(attack.options).expect("the corpus has documents");
+        document["command"] = json!(["./captive", "attack", attack.name]);
+        document["env"] = json!({attacks::ROLE: "attacker"});
+        if matches!(attack.ends, attacks::Ends::Refused) {
+            document["wall"] = json!(200);
+        }
+        Sample { document, ends: Ends::As(attack.ends), exit_code: None, output: None }
+    })
 }
 
 fn samples() -> Vec<Sample> {
@@ -88,7 +114,10 @@ fn samples() -> Vec<Sample> {
 #[track_caller]
 fn expect_verdict(job: u32, sample: &Sample, output: &[u8], report: &Report) {
     let what = format!("job {job}, {}: {report:?}", sample.document);
-    assert_eq!(report.cause, sample.cause, "{what}");
+    match sample.ends {
+        Ends::By(cause) => assert_eq!(report.cause, cause, "{what}"),
+        Ends::As(ends) => expect_stopped(ends, &String::from_utf8_lossy(output), report, &what),
+    }
     if sample.exit_code.is_some() {
         assert_eq!(report.exit_code, sample.exit_code, "{what}");
     }
@@ -98,9 +127,26 @@ fn expect_verdict(job: u32, sample: &Sample, output: &[u8], report: &Report) {
     assert_eq!(report.restore.state, RestoreState::Restored, "{what}");
 }
 
+#[track_caller]
+fn expect_stopped(ends: attacks::Ends, output: &str, report: &Report, what: &str) {
+    assert!(!output.lines().any(|line| line.starts_with(attacks::BROKE)), "{what}: {output}");
+    let held = output.lines().any(|line| line.starts_with(attacks::HELD));
+    let refused = held && report.cause == Cause::Exited && report.exit_code == Some(0);
+    let as_it_must = match ends {
+        attacks::Ends::Refused => refused,
+        attacks::Ends::By(causes) => causes.contains(&report.cause),
+        attacks::Ends::RefusedOrBy(causes) => refused || causes.contains(&report.cause),
+        attacks::Ends::Signal(signal) => report.signal == Some(signal),
+    };
+    assert!(as_it_must, "{what}: {output}");
+}
+
 #[test]
 fn every_job_of_many_gets_its_own_verdict_and_nothing_is_left() {
-    let samples = samples();
+    let mut samples = samples();
+    if jobs() > FEW {
+        samples.extend(hostile());
+    }
     let before = Snapshot::take();
     let mut guest = Connection::start();
     let descriptors = guest.descriptors();

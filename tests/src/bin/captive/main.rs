@@ -13,6 +13,7 @@ mod memory;
 mod network;
 mod output;
 mod processes;
+mod storm;
 mod syscalls;
 
 use std::env;
@@ -40,6 +41,7 @@ fn attempt(words: &[&str]) -> Option<Answer> {
         files::attempt,
         network::attempt,
         output::attempt,
+        storm::attempt,
         syscalls::attempt,
     ];
     modules.iter().find_map(|module| module(words))
@@ -58,6 +60,9 @@ fn main() -> ExitCode {
     }
     if let ["exit", code] = words[..] {
         return ExitCode::from(answer::number::<u8>(code));
+    }
+    if let ["attack", name] = words[..] {
+        return attacks::run(name);
     }
     match attempt(&words) {
         Some(Ok(text)) if text.is_empty() => say("ok"),
