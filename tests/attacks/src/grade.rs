@@ -343,7 +343,8 @@ fn send_memory() -> nix::Result<()> {
         let rights = [ControlMessage::ScmRights(&descriptors)];
         sendmsg::<()>(pair.0.as_raw_fd(), &[IoSlice::new(b"x")], &rights, MsgFlags::empty(), None)?;
     }
-    sleep_ms(400);
+    // Long enough for a look, on a busy machine as well.
+    sleep_ms(1000);
     Ok(())
 }
 
