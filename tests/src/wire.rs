@@ -13,7 +13,7 @@ use autodriver_protocol::{
     Closed, Decoder, Direction, ErrorMessage, Hello, Kind, Report, Scanner, HOST_SIGNATURE,
 };
 
-use crate::{autodriver, captive, DEADLINE};
+use crate::{autodriver, captive, wait_until, DEADLINE};
 
 /// One frame from the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -199,7 +199,10 @@ impl Connection {
             return self.waiting.remove(at).expect("it was just found");
         }
         loop {
-            let frame = self.fetch(DEADLINE).unwrap_or_else(|| panic!("the guest hung up on job {job}"));
+            let Some(frame) = self.fetch(DEADLINE) else {
+                let ended = wait_until(DEADLINE, || self.child.try_wait().ok().flatten());
+                panic!("the guest hung up on job {job}, and ended with {ended:?}");
+            };
             if frame.job == job {
                 return frame;
             }

@@ -2,14 +2,21 @@
 //! What is said over them is [`crate::session`]'s business.
 
 mod peer;
+mod program;
+mod owner;
 mod process;
+mod exec;
+mod docker;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+pub use docker::{Docker, DockerOptions};
+pub use exec::{Exec, ExecOptions};
+use owner::Owner;
 pub use peer::{Ending, Peer};
 pub use process::Process;
 
@@ -88,6 +95,10 @@ pub enum Kind {
     /// The machine is this one: `autodriver serve` as a child process.
     #[default]
     Process,
+    /// A container for each machine.
+    Docker,
+    /// Any command that starts an `autodriver serve` somewhere.
+    Exec,
 }
 
 /// The options that choose and configure a backend.
@@ -95,19 +106,39 @@ pub enum Kind {
 #[serde(deny_unknown_fields)]
 pub struct BackendOptions {
     /// How to get machines; process: this machine
-    #[arg(long, value_enum, default_value = "process", value_name = "process")]
+    #[arg(long, value_enum, default_value = "process", value_name = "process|docker|exec")]
     pub backend: Kind,
-    /// The autodriver to start (default: beside this program, or in PATH)
+    /// The autodriver to start, or to put on the machine (default: beside this program, or in PATH)
     #[arg(long, value_name = "PATH")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub autodriver: Option<PathBuf>,
+    /// Of [`Kind::Docker`].
+    #[command(flatten)]
+    #[serde(default)]
+    pub docker: DockerOptions,
+    /// Of [`Kind::Exec`].
+    #[command(flatten)]
+    #[serde(default)]
+    pub exec: ExecOptions,
 }
 
 impl BackendOptions {
-    /// The backend. What it needs is looked for when it is needed.
+    /// The backend, for machines that end with this process. What it needs is looked for when it is needed.
     pub fn build(&self) -> Box<dyn Backend> {
+        self.build_for(Owner::this_process())
+    }
+
+    /// The backend, for machines that are kept in the directory `root`, by their names.
+    pub fn build_kept(&self, root: &Path) -> Box<dyn Backend> {
+        self.build_for(Owner::kept(root))
+    }
+
+    fn build_for(&self, owner: Owner) -> Box<dyn Backend> {
+        let process = Process::new(self.autodriver.clone());
         match self.backend {
-            Kind::Process => Box::new(Process::new(self.autodriver.clone())),
+            Kind::Process => Box::new(process),
+            Kind::Docker => Box::new(Docker::new(self.docker.clone(), process, owner)),
+            Kind::Exec => Box::new(Exec::new(self.exec.clone())),
         }
     }
 }

@@ -24,7 +24,13 @@ impl Process {
         Process { given }
     }
 
-    fn autodriver(&self) -> Result<PathBuf, BackendError> {
+    /// Whether it was named, and not found.
+    pub(super) fn is_given(&self) -> bool {
+        self.given.is_some()
+    }
+
+    /// Where the autodriver of this machine is.
+    pub(super) fn path(&self) -> Result<PathBuf, BackendError> {
         match &self.given {
             Some(path) if is_program(path) => Ok(path.clone()),
             Some(path) => Err(BackendError(format!(
@@ -52,11 +58,11 @@ fn is_program(path: &Path) -> bool {
 
 impl Backend for Process {
     fn create(&self, _machine: &Name) -> Result<(), BackendError> {
-        self.autodriver().map(drop)
+        self.path().map(drop)
     }
 
     fn connect(&self, _machine: &Name) -> Result<Peer, BackendError> {
-        let autodriver = self.autodriver()?;
+        let autodriver = self.path()?;
         // Without a slash, exec would search PATH for it.
         let program = if autodriver.is_absolute() { autodriver } else { Path::new(".").join(autodriver) };
         Peer::spawn(Command::new(&program).arg("serve")).map_err(|error| {

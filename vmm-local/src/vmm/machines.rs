@@ -44,7 +44,7 @@ impl Machines {
         let held = state::hold(&self.root, machine)?;
         held.forget_job()?;
         let assignment = assignment(&held, options)?;
-        let backend = held.options()?.build();
+        let backend = held.options()?.build_kept(&self.root);
         let mut feedback =
             File::create(held.feedback()).map_err(VmmError::files("make", &held.feedback()))?;
         let mut tee = |stream, bytes: &[u8]| -> io::Result<()> {
@@ -84,7 +84,7 @@ impl Vmm for Machines {
         if let Some(autodriver) = &mut options.autodriver {
             *autodriver = autodriver.canonicalize().unwrap_or_else(|_| autodriver.clone());
         }
-        let backend = options.build();
+        let backend = options.build_kept(&self.root);
         state::create(&self.root, machine, &options)?;
         backend.create(machine).map_err(|error| {
             // What there is of it goes; the error that matters is the first.
@@ -95,7 +95,7 @@ impl Vmm for Machines {
 
     fn wait_vm(&self, machine: &Name, timeout: Duration) -> Result<Hello, VmmError> {
         let held = state::hold(&self.root, machine)?;
-        let backend = held.options()?.build();
+        let backend = held.options()?.build_kept(&self.root);
         let deadline = Instant::now() + timeout;
         loop {
             let peer = backend.connect(machine)?;
@@ -156,7 +156,7 @@ impl Vmm for Machines {
             Err(VmmError::Unknown(_)) => return Ok(()),
             held => held?,
         };
-        held.options()?.build().destroy(machine)?;
+        held.options()?.build_kept(&self.root).destroy(machine)?;
         state::remove(&self.root, machine, held)
     }
 

@@ -1,0 +1,201 @@
+//! The `docker` backend, and podman by the same code: a container for each machine.
+//!
+//! A container's first process is an `autodriver serve` whose stdin stays open and silent: it reaps, and
+//! keeps the container. Each connection is another `autodriver serve`, started by `docker exec`. What is
+//! asked of the engine is what keeps a container in: no network, a root file system that can only be read,
+//! bounded memory, processes and processors, no new privileges. autodriver runs as the container's root,
+//! and needs no capability beyond the engine's default ones.
+//!
+//! A machine outlives the process that made it, so its container carries labels that say whose it is: the
+//! first machine that a later vmm-local makes on this host removes those whose owner has left.
+
+use std::process::Command;
+use std::sync::Once;
+
+use autodriver_protocol::units::Size;
+
+use super::owner::{host, Owner};
+use super::program::{self, Failed};
+use super::{Backend, BackendError, Name, Peer, Process};
+
+/// What our containers have before the machine's name.
+const PREFIX: &str = "vmm-local-";
+/// The label with the host that made it.
+const HOST: &str = "autodriver.host";
+/// The label with whose it is.
+const OWNER: &str = "autodriver.owner";
+/// Where the autodriver is put that the image lacks: a volume, since the rest can only be read.
+const INJECTED: &str = "/.autodriver";
+/// PATH where it was put, for nobody but autodriver: a job's is made from scratch.
+const INJECTED_PATH: &str = "PATH=/.autodriver:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What configures it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::Args)]
+#[serde(deny_unknown_fields)]
+pub struct DockerOptions {
+    /// docker: the image; its own autodriver is used, or the one of this machine put in
+    #[arg(long, value_name = "IMAGE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// docker: the engine's program, such as podman (default: docker)
+    #[arg(long, value_name = "PROGRAM")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub engine: Option<String>,
+    /// docker: memory of the container, all its jobs and autodrivers together (default: 2G)
+    #[arg(long, value_name = "B")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub machine_memory: Option<Size>,
+    /// docker: processors of the container (default: all)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub machine_cpus: Option<u16>,
+    /// docker: processes in the container (default: 4096)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(16..))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub machine_pids: Option<u32>,
+    /// docker: network of the container (default: none)
+    #[arg(long, value_name = "NETWORK")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub machine_network: Option<String>,
+    /// docker: one more option of 'docker create', such as --engine-option=--cap-add=SYS_ADMIN; repeatable
+    #[arg(long, value_name = "OPTION", allow_hyphen_values = true)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub engine_option: Vec<String>,
+}
+
+/// Containers of one image.
+#[derive(Debug)]
+pub struct Docker {
+    options: DockerOptions,
+    /// What to put in: if it was asked for by name, even where the image has one.
+    autodriver: Process,
+    owner: Owner,
+    swept: Once,
+}
+
+impl Docker {
+    pub(super) fn new(options: DockerOptions, autodriver: Process, owner: Owner) -> Docker {
+        Docker { options, autodriver, owner, swept: Once::new() }
+    }
+
+    fn engine(&self) -> &str {
+        self.options.engine.as_deref().unwrap_or("docker")
+    }
+
+    fn run<'a>(&self, words: impl IntoIterator<Item = &'a str>) -> Result<String, Failed> {
+        let words: Vec<&str> = words.into_iter().collect();
+        let what = format!("{} {}", self.engine(), words.first().copied().unwrap_or_default());
+        program::run(&what, Command::new(self.engine()).args(words), None)
+    }
+
+    /// The options of `create`, from the outside in.
+    fn create_options(&self, machine: &Name) -> Vec<String> {
+        let options = &self.options;
+        let memory = options.machine_memory.map_or(2 << 30, |size| size.0).to_string();
+        let mut words: Vec<String> = [
+            "create".to_owned(),
+            format!("--name={PREFIX}{machine}"),
+            format!("--label={HOST}={}", host()),
+            format!("--label={OWNER}={}", self.owner.text()),
+            // stdin stays open, and nobody ever writes to it
+            "--interactive".to_owned(),
+            "--user=0:0".to_owned(),
+            format!("--network={}", options.machine_network.as_deref().unwrap_or("none")),
+            "--security-opt=no-new-privileges".to_owned(),
+            format!("--memory={memory}"),
+            format!("--memory-swap={memory}"),
+            format!("--pids-limit={}", options.machine_pids.unwrap_or(4096)),
+            "--read-only".to_owned(),
+            // on the engine's disk, not in the container's memory; gone with it
+            "--volume=/tmp".to_owned(),
+            "--volume=/var/tmp".to_owned(),
+            "--tmpfs=/run:nosuid,nodev,noexec,mode=755".to_owned(),
+        ]
+        .into();
+        words.extend(options.machine_cpus.map(|count| format!("--cpus={count}")));
+        words.extend(options.engine_option.iter().cloned());
+        words
+    }
+
+    /// A container that runs the image's own autodriver.
+    fn start_own(&self, machine: &Name, image: &str) -> Result<(), Failed> {
+        let options = self.create_options(machine);
+        let command = ["--entrypoint=autodriver", image, "serve"];
+        self.run(options.iter().map(String::as_str).chain(command))?;
+        self.start(machine)
+    }
+
+    /// A container that runs the one that is put in.
+    fn start_injected(&self, machine: &Name, image: &str) -> Result<(), BackendError> {
+        let autodriver = self.autodriver.path()?.to_string_lossy().into_owned();
+        let options = self.create_options(machine);
+        let volume = format!("--volume={INJECTED}");
+        let entry = format!("--entrypoint={INJECTED}/autodriver");
+        let command = [volume.as_str(), "--env", INJECTED_PATH, &entry, image, "serve"];
+        self.run(options.iter().map(String::as_str).chain(command))?;
+        self.run(["cp", &autodriver, &format!("{PREFIX}{machine}:{INJECTED}/autodriver")])?;
+        Ok(self.start(machine)?)
+    }
+
+    fn start(&self, machine: &Name) -> Result<(), Failed> {
+        self.run(["start", &format!("{PREFIX}{machine}")]).map(drop)
+    }
+
+    /// Removes the containers of this host that nobody has any more.
+    fn sweep(&self) -> Result<(), BackendError> {
+        let filter = format!("--filter=label={HOST}={}", host());
+        let format = format!("--format={{{{.Names}}}}\t{{{{.Label \"{OWNER}\"}}}}");
+        let listed = self.run(["ps", "--all", &filter, &format])?;
+        for (name, owner) in listed.lines().filter_map(|line| line.split_once('\t')) {
+            let machine = name.strip_prefix(PREFIX).and_then(|name| name.parse::<Name>().ok());
+            let (Some(machine), Some(owner)) = (machine, Owner::parse(owner)) else { continue };
+            if owner.has_left(&machine) {
+                self.destroy(&machine)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether an engine says that the image has no such program, in the words of runc and crun.
+fn lacks_program(failed: &Failed) -> bool {
+    let said = failed.said.to_lowercase();
+    said.contains("not found") && said.contains("executable")
+        || said.contains("autodriver") && said.contains("no such file")
+}
+
+impl Backend for Docker {
+    fn create(&self, machine: &Name) -> Result<(), BackendError> {
+        let Some(image) = self.options.image.as_deref() else {
+            return Err(BackendError("--backend docker needs --image IMAGE".to_owned()));
+        };
+        let mut swept = Ok(());
+        self.swept.call_once(|| swept = self.sweep());
+        swept?;
+        if self.autodriver.is_given() {
+            return self.start_injected(machine, image);
+        }
+        match self.start_own(machine, image) {
+            Err(failed) if lacks_program(&failed) => {
+                self.destroy(machine)?;
+                self.start_injected(machine, image)
+            }
+            started => Ok(started?),
+        }
+    }
+
+    fn connect(&self, machine: &Name) -> Result<Peer, BackendError> {
+        let name = format!("{PREFIX}{machine}");
+        let mut command = Command::new(self.engine());
+        command.args(["exec", "--interactive", &name, "autodriver", "serve"]);
+        Peer::spawn(&mut command)
+            .map_err(|error| BackendError(format!("cannot start '{} exec': {error}", self.engine())))
+    }
+
+    fn destroy(&self, machine: &Name) -> Result<(), BackendError> {
+        match self.run(["rm", "--force", "--volumes", &format!("{PREFIX}{machine}")]) {
+            Err(failed) if failed.said.to_lowercase().contains("no such container") => Ok(()),
+            removed => Ok(removed.map(drop)?),
+        }
+    }
+}

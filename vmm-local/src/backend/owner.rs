@@ -1,0 +1,106 @@
+//! Whose a machine is that outlives the program which made it: what is written on the machine, so that
+//! the next program can tell an orphan from a machine in use.
+
+use std::fs;
+use std::path::Path;
+
+use super::Name;
+
+/// As long as whom a machine lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// A process of this boot, and when it started (clock ticks after boot, proc(5)).
+    Process { pid: u32, started: u64, boot: String },
+    /// A directory of kept machines: as long as it has one of that name.
+    Kept(String),
+}
+
+impl Owner {
+    /// This process.
+    pub(super) fn this_process() -> Owner {
+        let pid = std::process::id();
+        Owner::Process { pid, started: started(pid).unwrap_or(0), boot: boot() }
+    }
+
+    /// Who keeps machines in the directory `root`.
+    pub(super) fn kept(root: &Path) -> Owner {
+        Owner::Kept(root.to_string_lossy().into_owned())
+    }
+
+    /// Whether a machine has nobody any more.
+    pub(super) fn has_left(&self, machine: &Name) -> bool {
+        match self {
+            Owner::Process { pid, started: at, boot: of } => *of != boot() || started(*pid) != Some(*at),
+            Owner::Kept(root) => !Path::new(root).join(machine).exists(),
+        }
+    }
+
+    /// As it is written on a machine.
+    pub(super) fn text(&self) -> String {
+        match self {
+            Owner::Process { pid, started, boot } => format!("process {pid} {started} {boot}"),
+            Owner::Kept(root) => format!("kept {root}"),
+        }
+    }
+
+    /// What [`Owner::text`] wrote; `None` for anything else, which is nobody's to remove.
+    pub(super) fn parse(text: &str) -> Option<Owner> {
+        if let Some(root) = text.strip_prefix("kept ") {
+            return Some(Owner::Kept(root.to_owned()));
+        }
+        let mut words = text.strip_prefix("process ")?.split(' ');
+        let (pid, started) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        Some(Owner::Process { pid, started, boot: words.next()?.to_owned() })
+    }
+}
+
+/// This host, as an engine that serves several of them is told (machine-id(5)).
+pub(super) fn host() -> String {
+    let id = fs::read_to_string("/etc/machine-id").unwrap_or_default();
+    match id.trim() {
+        "" => boot(),
+        id => id.to_owned(),
+    }
+}
+
+fn boot() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+/// When a process started; `None` if there is none.
+fn started(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name is in parentheses and may contain anything; the start is field 22.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_lives_has_not_left_and_what_is_written_reads_back() {
+        let machine = "m".parse().unwrap();
+        let owner = Owner::this_process();
+        assert!(!owner.has_left(&machine));
+        assert_eq!(Owner::parse(&owner.text()), Some(owner.clone()));
+        let Owner::Process { pid, started, boot } = owner else { panic!() };
+        assert!(
+            Owner::Process { pid, started: started + 1, boot: boot.clone() }.has_left(&machine),
+            "another one"
+        );
+        assert!(Owner::Process { pid, started, boot: "earlier".to_owned() }.has_left(&machine));
+    }
+
+    #[test]
+    fn a_kept_machine_lives_as_long_as_its_directory() {
+        let root = tempfile::tempdir().unwrap();
+        let machine: Name = "m".parse().unwrap();
+        let owner = Owner::kept(root.path());
+        assert!(owner.has_left(&machine));
+        fs::create_dir(root.path().join(&machine)).unwrap();
+        assert!(!owner.has_left(&machine));
+        assert_eq!(Owner::parse(&owner.text()), Some(owner));
+        assert_eq!(Owner::parse("somebody else's"), None);
+    }
+}
