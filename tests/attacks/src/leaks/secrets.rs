@@ -87,10 +87,13 @@ pub(super) fn leftovers(role: Role) -> Attempt {
     found
 }
 
+/// Another name than that of what was left, which may still be there where nothing is swept.
+const SHARED: &str = "attack-shared";
+
 /// As [`leftovers`], while the other still runs, in places that have the same name for both. It has
 /// locked its files: one that it left when it was ended is not meant.
 pub(super) fn shared_places(role: Role) -> Attempt {
-    let names = ["/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue"].map(|place| Path::new(place).join(CANARY));
+    let names = ["/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue"].map(|place| Path::new(place).join(SHARED));
     if role == Role::Accomplice {
         let files = names.iter().filter_map(|name| File::create(name).ok());
         let _locked: Vec<_> = files.map(|file| inodes::flock(&file, libc::LOCK_EX).map(|_| file)).collect();
