@@ -7,6 +7,7 @@ mod owner;
 mod process;
 mod exec;
 mod docker;
+mod ssh;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,8 @@ use serde::{Deserialize, Serialize};
 
 pub use docker::{Docker, DockerOptions};
 pub use exec::{Exec, ExecOptions};
+pub use ssh::{Ssh, SshOptions};
+
 use owner::Owner;
 pub use peer::{Ending, Peer};
 pub use process::Process;
@@ -97,6 +100,8 @@ pub enum Kind {
     Process,
     /// A container for each machine.
     Docker,
+    /// A host that one can log in to.
+    Ssh,
     /// Any command that starts an `autodriver serve` somewhere.
     Exec,
 }
@@ -106,7 +111,7 @@ pub enum Kind {
 #[serde(deny_unknown_fields)]
 pub struct BackendOptions {
     /// How to get machines; process: this machine
-    #[arg(long, value_enum, default_value = "process", value_name = "process|docker|exec")]
+    #[arg(long, value_enum, default_value = "process", value_name = "process|docker|ssh|exec")]
     pub backend: Kind,
     /// The autodriver to start, or to put on the machine (default: beside this program, or in PATH)
     #[arg(long, value_name = "PATH")]
@@ -116,6 +121,10 @@ pub struct BackendOptions {
     #[command(flatten)]
     #[serde(default)]
     pub docker: DockerOptions,
+    /// Of [`Kind::Ssh`].
+    #[command(flatten)]
+    #[serde(default)]
+    pub ssh: SshOptions,
     /// Of [`Kind::Exec`].
     #[command(flatten)]
     #[serde(default)]
@@ -138,6 +147,7 @@ impl BackendOptions {
         match self.backend {
             Kind::Process => Box::new(process),
             Kind::Docker => Box::new(Docker::new(self.docker.clone(), process, owner)),
+            Kind::Ssh => Box::new(Ssh::new(self.ssh.clone(), process)),
             Kind::Exec => Box::new(Exec::new(self.exec.clone())),
         }
     }

@@ -22,7 +22,7 @@ const OUTPUT_MAX: u64 = 1 << 20;
 #[derive(Debug)]
 pub(super) struct Failed {
     what: String,
-    /// What it said on stderr, printable.
+    /// What it said on stderr.
     pub(super) said: String,
     how: String,
 }
@@ -31,7 +31,7 @@ impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let said = self.said.lines().map(str::trim).rfind(|line| !line.is_empty());
         match said {
-            Some(said) => write!(f, "'{}' {}: {said}", self.what, self.how),
+            Some(said) => write!(f, "'{}' {}: {}", self.what, self.how, text::printable(said)),
             None => write!(f, "'{}' {}", self.what, self.how),
         }
     }
@@ -58,7 +58,7 @@ pub(super) fn run(what: &str, command: &mut Command, input: Option<File>) -> Res
         let command = command.stdin(input).stdout(out.try_clone()?).stderr(err.try_clone()?).process_group(0);
         wait(command)
     })();
-    let said = text::printable(&read(&mut err).unwrap_or_default());
+    let said = read(&mut err).unwrap_or_default();
     match ended {
         Err(error) => Err(failed(said, format!("could not be run: {error}; is it installed and in PATH?"))),
         Ok(None) => Err(failed(said, format!("took longer than {} s", PATIENCE.as_secs()))),

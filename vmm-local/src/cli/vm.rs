@@ -21,7 +21,7 @@ pub(super) enum VmVerb {
         #[arg(value_parser = name)]
         machine: Name,
         #[command(flatten)]
-        backend: BackendOptions,
+        backend: Box<BackendOptions>,
     },
     /// Wait until a machine answers
     Wait {
@@ -103,7 +103,7 @@ fn machines(backend: BackendOptions, timeouts: &Timeouts) -> Result<Machines, Vm
 fn call(verb: VmVerb) -> Result<(), VmmError> {
     let with = |backend| machines(backend, &Timeouts::default());
     let vmm = match &verb {
-        VmVerb::Initialize { backend, .. } => with(backend.clone())?,
+        VmVerb::Initialize { backend, .. } => with(BackendOptions::clone(backend))?,
         _ => with(BackendOptions::default())?,
     };
     match verb {
