@@ -282,17 +282,49 @@ impl<'a, W: Write> Packer<'a, W> {
         if self.done.entries > self.limits.entries {
             return Err(ArchiveError::TooMuch { what: "entries", limit: self.limits.entries });
         }
+        let name = relative(path.as_os_str().as_bytes())
+            .map_err(|why| ArchiveError::Refused { name: lossy(path), why })?;
+        let name = name.as_os_str().as_bytes();
+        let link = link.map_or(&[][..], |link| link.as_os_str().as_bytes());
+        self.long(EntryType::GNULongName, name)?;
+        self.long(EntryType::GNULongLink, link)?;
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(kind);
         header.set_mode(stat.st_mode & 0o777);
         header.set_mtime(u64::try_from(stat.st_mtime).unwrap_or(0));
         header.set_size(size);
-        match link {
-            Some(target) => self.tar.append_link(&mut header, path, target)?,
-            None => self.tar.append_data(&mut header, path, data)?,
-        }
+        let old = header.as_old_mut();
+        copy(name, &mut old.name);
+        copy(link, &mut old.linkname);
+        header.set_cksum();
+        self.tar.append(&header, data)?;
         Ok(())
     }
+
+    /// Before an entry whose name or link does not fit its header: an entry with all of it. The crate's own
+    /// does that only for names whose start is UTF-8.
+    fn long(&mut self, kind: EntryType, name: &[u8]) -> Result<(), ArchiveError> {
+        if name.len() <= NAME_FIELD {
+            return Ok(());
+        }
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        copy(b"././@LongLink", &mut header.as_old_mut().name);
+        header.set_mode(0o644);
+        header.set_size(name.len() as u64 + 1);
+        header.set_cksum();
+        self.tar.append(&header, name.chain(&[0][..]))?;
+        Ok(())
+    }
+}
+
+/// Bytes of a name or a link in the header of an entry.
+const NAME_FIELD: usize = 100;
+
+/// As much of a name as fits its field.
+fn copy(name: &[u8], field: &mut [u8; NAME_FIELD]) {
+    let length = name.len().min(NAME_FIELD);
+    field[..length].copy_from_slice(&name[..length]);
 }
 
 /// A file as long as its header said, whatever it becomes while it is read.

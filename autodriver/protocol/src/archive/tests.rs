@@ -1,8 +1,10 @@
 //! Archives, hostile ones too, through both halves.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -351,6 +353,27 @@ fn what_would_be_refused_is_skipped_and_the_rest_is_packed() {
     let (dir, result) = unpacked(&bytes, INPUT);
     assert_eq!(result.unwrap().entries, 16 + 2);
     assert!(dir.path().join("root/a").exists() && dir.path().join("root/z").exists());
+}
+
+#[test]
+fn long_names_and_links_that_are_not_utf_8_make_the_trip() {
+    let source = tempfile::tempdir().unwrap();
+    for length in [99, 100, 101, 255] {
+        let name = OsString::from_vec([b"\xff".repeat(length - 1), vec![b'n']].concat());
+        fs::write(source.path().join(&name), b"x").unwrap();
+        std::os::unix::fs::symlink(&name, source.path().join(format!("link-{length}"))).unwrap();
+    }
+    let top = open_directory(source.path()).unwrap();
+    let mut bytes = Vec::new();
+    let sent = pack_tree(top.as_fd(), Path::new(""), &Selection::Tree, LIMITS, &mut bytes).unwrap();
+    assert_eq!((sent.entries, sent.skipped_count), (8, 0), "{sent:?}");
+    let (dir, result) = unpacked(&bytes, INPUT);
+    assert_eq!(result.unwrap(), sent);
+    for length in [99, 100, 101, 255] {
+        let link = dir.path().join(format!("root/link-{length}"));
+        assert_eq!(fs::read_link(&link).unwrap().as_os_str().len(), length);
+        assert_eq!(fs::read(&link).unwrap(), b"x", "it leads to the file of the same name");
+    }
 }
 
 #[test]
