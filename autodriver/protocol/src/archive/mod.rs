@@ -8,6 +8,7 @@
 //! Packing takes what is a regular file when it is opened, never blocks on a FIFO, and skips names that
 //! an unpacker would refuse, and the one that it keeps for files under way, `.autodriver.part`.
 
+pub mod globs;
 pub mod pack;
 pub mod unpack;
 #[cfg(test)]

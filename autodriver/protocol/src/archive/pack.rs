@@ -8,13 +8,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use glob::{MatchOptions, Pattern};
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{openat, readlinkat, AtFlags, OFlag};
 use nix::sys::stat::{fstat, fstatat, FileStat, Mode, SFlag};
 use tar::EntryType;
 
+use super::globs::Glob;
 use super::unpack::PART;
 use super::{
     errno_name, errno_of, failed, lossy, relative, stays_inside, ArchiveError, Limits, BUFFER, DEPTH_MAX,
@@ -33,7 +33,7 @@ pub enum Selection {
     /// Everything but these names at the top.
     Except(Vec<OsString>),
     /// Regular files whose path matches one of the patterns, or below a directory that does.
-    Globs(Vec<Pattern>),
+    Globs(Vec<Glob>),
 }
 
 impl Selection {
@@ -49,7 +49,7 @@ impl Selection {
             if glob.starts_with('/') || glob.split('/').any(|part| part == "..") || glob.is_empty() {
                 return Err(refused("must be relative to the job directory, without '..'"));
             }
-            Pattern::new(glob).map_err(|error| refused(error.msg))
+            Glob::new(glob).map_err(refused)
         };
         globs.iter().map(compile).collect::<Result<_, _>>().map(Selection::Globs)
     }
@@ -65,17 +65,16 @@ impl Selection {
 
     /// Whether a file with this path can be in an archive of what is selected.
     pub fn covers(&self, path: &Path) -> bool {
-        path.ancestors().any(|part| self.takes(part) && !part.as_os_str().is_empty())
+        match self {
+            Selection::Tree | Selection::Except(_) => !path.as_os_str().is_empty(),
+            Selection::Globs(globs) => globs.iter().any(|glob| glob.covers(&path.to_string_lossy())),
+        }
     }
 
     fn takes(&self, path: &Path) -> bool {
-        let options = MatchOptions { require_literal_separator: true, ..MatchOptions::new() };
         match self {
             Selection::Tree | Selection::Except(_) => true,
-            Selection::Globs(patterns) => {
-                let path = path.to_string_lossy();
-                patterns.iter().any(|pattern| pattern.matches_with(&path, options))
-            }
+            Selection::Globs(globs) => globs.iter().any(|glob| glob.matches(&path.to_string_lossy())),
         }
     }
 }
