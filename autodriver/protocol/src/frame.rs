@@ -311,9 +311,7 @@ impl Scanner {
         let find = |what: &[u8]| {
             self.seen[from..].windows(what.len()).position(|window| window == what).map(|at| at + from)
         };
-        if let Some(at) = find(&self.peer).filter(|at| *at <= self.noise_max) {
-            return Ok(Some(self.seen.split_off(at + self.peer.len())));
-        }
+        let signature = find(&self.peer).filter(|at| *at <= self.noise_max);
         let mark = &self.peer[1..4];
         let damages: [(Vec<u8>, &'static str); 5] = [
             (self.own.to_vec(), "the channel echoes what is sent, as a terminal does"),
@@ -322,8 +320,14 @@ impl Scanner {
             ([b"\x89", mark, b"\n\n"].concat(), "CR became LF, as a terminal in cooked mode does"),
             ([b"\x09", mark].concat(), "the high bit was cleared (a 7-bit channel)"),
         ];
-        if let Some((_, by)) = damages.iter().find(|(form, _)| find(form).is_some()) {
-            return Err(WireError::Damaged(by));
+        // What comes first counts, so that it does not matter how the bytes were cut on their way.
+        let damage = damages.iter().filter_map(|(form, by)| Some((find(form)?, by))).min();
+        match (signature, damage) {
+            (Some(at), damage) if damage.is_none_or(|(damaged, _)| at < damaged) => {
+                return Ok(Some(self.seen.split_off(at + self.peer.len())));
+            }
+            (_, Some((_, by))) => return Err(WireError::Damaged(by)),
+            (_, None) => {}
         }
         self.searched = self.seen.len();
         // The guest expects the signature at once: the first wrong byte settles it.
@@ -417,6 +421,9 @@ mod tests {
             let error = Scanner::for_guest_signature().push(bytes).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
         }
+        let echo = [&HOST_SIGNATURE[..], &GUEST_SIGNATURE].concat();
+        let error = Scanner::for_guest_signature().push(&echo).unwrap_err().to_string();
+        assert!(error.contains("echoes"), "also where the signature came with it: {error}");
         let mut guest = Scanner::for_host_signature();
         assert_eq!(guest.push(b"GET / HTTP/1.1"), Err(WireError::NoSignature));
     }
