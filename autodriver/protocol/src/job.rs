@@ -471,7 +471,17 @@ impl Options {
         if text.trim_ascii_start().first().is_some_and(|byte| *byte != b'{') {
             return Err(BadForm("job document: expected an object, {...}".to_owned()));
         }
-        serde_json::from_slice(text).map_err(|error| BadForm(format!("job document: {error}")))
+        serde_json::from_slice(text).map_err(|error| {
+            // It quotes keys and values as they are, and ends on a terminal.
+            let why = error.to_string().chars().fold(String::new(), |mut harmless, c| {
+                match c.is_control() {
+                    true => harmless.extend(c.escape_default()),
+                    false => harmless.push(c),
+                }
+                harmless
+            });
+            BadForm(format!("job document: {why}"))
+        })
     }
 }
 

@@ -13,6 +13,7 @@ fn unknown_keys_and_wrong_types_are_named() {
         (r#"{"skip": ["firewall"]}"#, "firewall"),
         (r#"{"env": {"A=B\u0000": "x"}}"#, "NAME=VALUE"),
         (r#"{"net": "lan"}"#, "lan"),
+        ("{\"\\u001b[2Jwall\u{7f}\": 3}", r"`\u{1b}[2Jwall\u{7f}`"),
         (r#"[]"#, "expected an object"),
         (r#"[["make"]]"#, "expected an object"),
         (r#"{} x"#, "trailing"),
