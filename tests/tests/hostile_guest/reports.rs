@@ -27,6 +27,10 @@ fn without(path: &str) -> Value {
     report
 }
 
+fn of_output(produced: u64, kept: u64, elided: u64) -> Value {
+    json!({"produced": produced, "kept": kept, "elided": elided})
+}
+
 fn refused(name: &str, report: &Value, says: &str) -> Case {
     Case::refused(name, reporting(report), "internal-error", format!("vmm-local: run: {says}"))
 }
@@ -36,6 +40,7 @@ fn a_report_that_cannot_be_true_is_refused() {
     let layer = json!({"name": "pids", "state": "enforced"});
     let lies = |name: &str, changes: &[(&str, Value)], says: &str| refused(name, &altered(changes), says);
     let none = "payload of 'report': ";
+    let fault = json!({"step": "exec", "object": "x", "errno": "ENOENT", "message": "no x"});
     meet_all(&[
         refused("no restore", &without("/restore"), none),
         refused("no state", &without("/restore/state"), none),
@@ -79,6 +84,27 @@ fn a_report_that_cannot_be_true_is_refused() {
             &[("/restore/leftovers", json!([{"kind": "file", "what": "x"}]))],
             "report says 'restored' and lists leftovers",
         ),
+        lies(
+            "more kept than written",
+            &[("/output/combined", of_output(0, 1, 0))],
+            "report counts output that does not add up",
+        ),
+        lies(
+            "elided beyond all numbers",
+            &[("/output/combined", of_output(0, u64::MAX, 1))],
+            "report counts output that does not add up",
+        ),
+        lies("exited, and a fault", &[("/fault", fault.clone())], "report says a fault of the sandbox and"),
+        lies(
+            "a fault that is none",
+            &[("/cause", json!("internal-error")), ("/exit_code", json!(null))],
+            "report says a fault of the sandbox and",
+        ),
+        lies(
+            "a fault, and an exit code",
+            &[("/cause", json!("internal-error")), ("/fault", fault)],
+            "report says how the job ended, and a fault",
+        ),
         lies("a layer twice", &[("/layers", json!([layer, layer]))], "report tells of a layer twice"),
         lies("20,000 layers", &[("/layers", json!(vec![layer; 20_000]))], "more than 65536 bytes of report"),
         lies(
@@ -99,16 +125,16 @@ fn a_report_that_cannot_be_true_is_refused() {
 
 #[test]
 fn figures_beyond_what_the_host_saw_are_flagged() {
-    let claims = |name: &str, path: &str, value: u64| {
-        let mut case = Case::graded(name, reporting(&altered(&[(path, json!(value))])));
+    let claims = |name: &str, values: &[(&str, Value)]| {
+        let mut case = Case::graded(name, reporting(&altered(values)));
         case.says.push("the machine claims ".to_owned());
         case
     };
     let minute = 60_000_000;
     meet_all(&[
-        claims("a minute", "/usage/wall_us", 10 * minute),
-        claims("as much as there is", "/usage/wall_us", u64::MAX),
-        claims("output that never came", "/output/combined/kept", 1 << 20),
+        claims("a minute", &[("/usage/wall_us", json!(10 * minute))]),
+        claims("as much as there is", &[("/usage/wall_us", json!(u64::MAX))]),
+        claims("output that never came", &[("/output/combined", of_output(1 << 20, 1 << 20, 0))]),
     ]);
     // No host can tell: these are the guest's word, and printed as such.
     let unknown =

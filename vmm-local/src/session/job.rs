@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use autodriver_protocol::archive::{self, Accept, ArchiveError, Limits, Modes, Selection};
 use autodriver_protocol::frame::{Header, HEADER_LEN};
-use autodriver_protocol::report::{LayerReport, Restore, RestoreState, REPORT_VERSION};
+use autodriver_protocol::report::{LayerReport, Restore, RestoreState, StreamReport, REPORT_VERSION};
 use autodriver_protocol::{
     Cause, Closed, ErrorMessage, Get, Kind, Open, Options, Phase, Report, Transferred, WireError,
 };
@@ -347,6 +347,16 @@ fn check_report(report: &Report, started: bool) -> Result<(), SessionError> {
     };
     if report.layers.iter().enumerate().any(told_before) {
         return wrong("tells of a layer twice");
+    }
+    if matches!(report.cause, Cause::SetupFailed | Cause::InternalError) != report.fault.is_some() {
+        return wrong("says a fault of the sandbox and another cause, or the cause without the fault");
+    }
+    if report.fault.is_some() && (report.exit_code.is_some() || report.signal.is_some()) {
+        return wrong("says how the job ended, and a fault of the sandbox");
+    }
+    let adds_up = |stream: &StreamReport| stream.kept.checked_add(stream.elided) == Some(stream.produced);
+    if ![report.output.combined, report.output.stdout, report.output.stderr].iter().flatten().all(adds_up) {
+        return wrong("counts output that does not add up");
     }
     checked_restore(&report.restore)
 }
