@@ -283,7 +283,7 @@ impl Report {
             },
             Cause::InternalError => 125,
             Cause::Exited => u8::try_from(self.exit_code.unwrap_or(125) & 0xff).unwrap_or(125),
-            Cause::Signaled => u8::try_from(128 + self.signal.unwrap_or(0)).unwrap_or(255),
+            Cause::Signaled => u8::try_from(self.signal.unwrap_or(0).saturating_add(128)).unwrap_or(255),
             // As a shell reports what SIGTERM ended.
             Cause::Cancelled => 143,
             _ => 124,
@@ -294,6 +294,22 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_signal_that_there_is_not_has_a_status_too() {
+        let report = |signal: i32| {
+            let text = format!(
+                r#"{{"version": 1, "cause": "signaled", "signal": {signal}, "limits_hit": [], "layers": [],
+                "usage": {{"wall_us": 0}}, "output": {{}}, "restore": {{"state": "restored", "leftovers": []}},
+                "timing": {{"setup_us": 0, "run_us": 0, "restore_us": 0}}}}"#
+            );
+            serde_json::from_str::<Report>(&text).unwrap()
+        };
+        assert_eq!(
+            [11, 127, i32::MAX, i32::MIN].map(|signal| report(signal).exit_status()),
+            [139, 255, 255, 255]
+        );
+    }
 
     #[test]
     fn unknown_figures_are_null_and_names_match_the_json_form() {
