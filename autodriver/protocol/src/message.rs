@@ -182,6 +182,8 @@ impl Phase {
 }
 
 #[cfg(test)]
+mod orders;
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -150,4 +150,6 @@ fn ended(payload: &[u8]) -> SessionError {
 #[cfg(test)]
 pub(crate) mod fake;
 #[cfg(test)]
+mod orders;
+#[cfg(test)]
 mod tests;
