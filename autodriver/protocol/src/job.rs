@@ -124,6 +124,7 @@ impl FromStr for Input {
             None => (text, None),
         };
         checked(src, "SRC or SRC:DEST")?;
+        checked(text, "SRC or SRC:DEST")?;
         Ok(Input { src: src.to_owned(), dest })
     }
 }

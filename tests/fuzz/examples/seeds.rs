@@ -216,6 +216,7 @@ fn documents() -> Seeds {
         ("unknown-key", br#"{"wal": 3}"#.to_vec()),
         ("list", br#"[["make"]]"#.to_vec()),
         ("trailing", b"{} x".to_vec()),
+        ("nul-in-a-name", br#"{"in": ["/x:a\u0000b"], "out": ["*:/\u0000"]}"#.to_vec()),
         ("control-characters-in-a-key", b"{\"\\u001b[2J\x7f\": 1}".to_vec()),
     ]
 }

@@ -12,6 +12,8 @@ fn unknown_keys_and_wrong_types_are_named() {
         (r#"{"memory": 99999999999999999999999}"#, "K, M or G"),
         (r#"{"skip": ["firewall"]}"#, "firewall"),
         (r#"{"env": {"A=B\u0000": "x"}}"#, "NAME=VALUE"),
+        (r#"{"in": ["/x:a\u0000b"]}"#, "SRC or SRC:DEST"),
+        (r#"{"in": [":x"]}"#, "SRC or SRC:DEST"),
         (r#"{"net": "lan"}"#, "lan"),
         ("{\"\\u001b[2Jwall\u{7f}\": 3}", r"`\u{1b}[2Jwall\u{7f}`"),
         (r#"[]"#, "expected an object"),
