@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use autodriver_protocol::job::Input;
-use autodriver_protocol::units::Time;
+use autodriver_protocol::units::{Size, Time};
 use clap::{Args, Subcommand};
 
 use super::{complain, conclude, pass_on, JobArgs, Timeouts};
@@ -56,6 +56,15 @@ pub(super) enum VmVerb {
         /// All that --out of run-job named
         #[arg(long)]
         files: bool,
+    },
+    /// Print the start of what the job on a machine has printed so far; also while it runs
+    PartialOutput {
+        /// The machine's name
+        #[arg(value_parser = name)]
+        machine: Name,
+        /// Bytes at most
+        #[arg(long, value_name = "B", default_value = "1M")]
+        bytes: Size,
     },
     /// Destroy a machine, whatever runs on it
     Destroy {
@@ -122,6 +131,7 @@ fn call(verb: VmVerb) -> Result<(), VmmError> {
             };
             vmm.copy_out(&machine, product, &dest)
         }
+        VmVerb::PartialOutput { machine, bytes } => print(&vmm.partial_output(&machine, bytes.0)?),
         VmVerb::Destroy { machine } => vmm.destroy_vm(&machine),
         VmVerb::List { json } => list(&vmm.get_vms()?, json),
         VmVerb::RunJob(_) => Ok(()),
@@ -147,9 +157,14 @@ fn list(names: &[Name], json: bool) -> Result<(), VmmError> {
     } else {
         names.iter().for_each(|name| text.extend([name.to_string().as_str(), "\n"]));
     }
-    match io::stdout().lock().write_all(text.as_bytes()) {
+    print(text.as_bytes())
+}
+
+fn print(bytes: &[u8]) -> Result<(), VmmError> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(VmmError::Files { act: "write the list to", path: "stdout".into(), why: error.to_string() })
+            Err(VmmError::Files { act: "write to", path: "stdout".into(), why: error.to_string() })
         }
         _ => Ok(()),
     }

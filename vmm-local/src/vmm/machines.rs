@@ -1,7 +1,7 @@
 //! The seven calls over a backend, with machines kept in a directory between them.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -149,6 +149,19 @@ impl Vmm for Machines {
             _ => dest.to_owned(),
         };
         fs::copy(&src, &dest).map(drop).map_err(VmmError::files("write", &dest))
+    }
+
+    fn partial_output(&self, machine: &Name, most: u64) -> Result<Vec<u8>, VmmError> {
+        let path = state::feedback(&self.root, machine)?;
+        let mut bytes = Vec::new();
+        let read = File::open(&path).and_then(|file| file.take(most).read_to_end(&mut bytes));
+        match read {
+            Ok(_) => Ok(bytes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(VmmError::Nothing { machine: machine.clone(), what: "output" })
+            }
+            Err(error) => Err(VmmError::files("read", &path)(error)),
+        }
     }
 
     fn destroy_vm(&self, machine: &Name) -> Result<(), VmmError> {

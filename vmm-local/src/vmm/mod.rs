@@ -104,7 +104,7 @@ pub enum Product {
     Files,
 }
 
-/// Tango's seven calls. A machine is used by one caller at a time; the others are told so.
+/// Tango's seven calls, and its look at what a job has printed so far. A machine is used by one caller at a time; the others are told so.
 /// Everything is synchronous, and every call but [`Vmm::run_job`] fails with a [`VmmError`].
 pub trait Vmm {
     /// Makes the machine, or begins to.
@@ -137,6 +137,12 @@ pub trait Vmm {
     /// # Errors
     /// [`VmmError::Nothing`] if there is none.
     fn copy_out(&self, machine: &Name, product: Product, dest: &Path) -> Result<(), VmmError>;
+
+    /// The first `most` bytes of what the last job has printed, which may still run.
+    ///
+    /// # Errors
+    /// [`VmmError::Nothing`] if none was begun, [`VmmError::Unknown`].
+    fn partial_output(&self, machine: &Name, most: u64) -> Result<Vec<u8>, VmmError>;
 
     /// Destroys the machine and all that is kept of it. A job that runs on it is cancelled. A
     /// machine that is not there is destroyed.

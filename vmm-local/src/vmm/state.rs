@@ -185,6 +185,11 @@ pub(super) fn remove(root: &Path, machine: &Name, held: Held) -> Result<(), VmmE
     fs::remove_dir_all(&gone).map_err(VmmError::files("remove", &gone))
 }
 
+/// Where the output of a machine's last job is, whoever uses it.
+pub(super) fn feedback(root: &Path, machine: &Name) -> Result<PathBuf, VmmError> {
+    lock_file(root, machine).map(|_| root.join(machine).join("feedback"))
+}
+
 /// The names of all machines, sorted.
 pub(super) fn names(root: &Path) -> Result<Vec<Name>, VmmError> {
     let entries = match fs::read_dir(root) {

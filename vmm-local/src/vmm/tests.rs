@@ -64,6 +64,11 @@ fn a_machine_in_use_is_no_one_else_s() {
     vmm.initialize_vm(&name("x")).unwrap();
     let held = state::hold(root.path(), &name("x")).unwrap();
     assert!(matches!(vmm.copy_in(&name("x"), &[]), Err(VmmError::InUse(_))));
+    // But for a look at what its job has printed so far.
+    assert!(matches!(vmm.partial_output(&name("x"), 4), Err(VmmError::Nothing { .. })));
+    fs::write(held.feedback(), "so far").unwrap();
+    assert_eq!(vmm.partial_output(&name("x"), 4).unwrap(), b"so f");
+    assert!(matches!(vmm.partial_output(&name("y"), 4), Err(VmmError::Unknown(_))));
     drop(held);
     vmm.copy_in(&name("x"), &[]).unwrap();
 }
