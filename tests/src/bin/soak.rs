@@ -1,4 +1,4 @@
-//! The box under stress for as long as one likes: `soak MINUTES`.
+//! The box under stress for as long as one likes: `soak MINUTES [STRESSOR...]`, without those stressors.
 //!
 //! Two jobs at a time, one after another until the time is over: a storm of random system calls, each with
 //! another seed, beside stress-ng with one stressor after another, of every class. Each job must get a
@@ -101,12 +101,13 @@ fn stress(end: Instant, names: &[String]) -> Tally {
 }
 
 fn main() -> ExitCode {
-    let minutes = std::env::args().nth(1).and_then(|word| word.parse::<u64>().ok());
-    let Some(minutes) = minutes else {
-        say("usage: soak MINUTES");
+    let mut words = std::env::args().skip(1);
+    let Some(minutes) = words.next().and_then(|word| word.parse::<u64>().ok()) else {
+        say("usage: soak MINUTES [STRESSOR...]");
         return ExitCode::from(125);
     };
-    let names = stressors();
+    let without: Vec<String> = words.collect();
+    let names: Vec<String> = stressors().into_iter().filter(|name| !without.contains(name)).collect();
     let before = Snapshot::take();
     let end = Instant::now() + Duration::from_secs(60 * minutes);
     let (stress, storms) = thread::scope(|scope| {
