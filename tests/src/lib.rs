@@ -9,6 +9,7 @@
 //! compares the machine before and after.
 
 mod binaries;
+pub mod faults;
 mod hostile;
 mod job;
 mod outcome;

@@ -49,7 +49,11 @@ pub fn processes() -> Vec<Process> {
 
 /// The children of a process, their children, and so on.
 pub fn descendants(of: i32) -> Vec<Process> {
-    let all = processes();
+    below(&processes(), of)
+}
+
+/// Those of its descendants that are in a listing.
+pub(crate) fn below(all: &[Process], of: i32) -> Vec<Process> {
     let mut found: Vec<Process> = Vec::new();
     let mut parents = vec![of];
     while let Some(parent) = parents.pop() {

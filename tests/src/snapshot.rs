@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::process::{descendants, processes, wait_until, Process};
+use crate::process::{below, processes, wait_until, Process};
 
 /// The places where a job or a driver could leave files.
 const FOLDERS: [&str; 4] = ["/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue"];
@@ -57,14 +57,14 @@ struct Neighbours {
 impl Neighbours {
     fn find(all: &[Process]) -> Neighbours {
         let own = i32::try_from(std::process::id()).expect("pids are positive and small");
-        let own: BTreeSet<i32> = descendants(own).iter().map(|one| one.pid).collect();
+        let own: BTreeSet<i32> = below(all, own).iter().map(|one| one.pid).collect();
         let is_driver = |one: &Process| one.uid == 0 && one.name.contains("autodriver");
         let drivers = all.iter().filter(|one| is_driver(one) && !own.contains(&one.pid));
         let mut found = Neighbours { processes: BTreeSet::new(), uids: BTreeSet::new() };
         for driver in drivers {
-            let below = descendants(driver.pid);
-            found.uids.extend(below.iter().map(|one| one.uid).filter(|uid| *uid != NOBODY && *uid != 0));
-            found.processes.extend(below.iter().map(|one| one.pid));
+            let children = below(all, driver.pid);
+            found.uids.extend(children.iter().map(|one| one.uid).filter(|uid| *uid != NOBODY && *uid != 0));
+            found.processes.extend(children.iter().map(|one| one.pid));
             found.processes.insert(driver.pid);
         }
         let theirs = leases().into_iter().filter(|(_, pid)| found.processes.contains(pid));
@@ -110,7 +110,8 @@ fn list_processes(all: Vec<Process>, neighbours: &Neighbours, into: &mut Listing
 }
 
 fn list_mounts(into: &mut Listing) {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("/proc/self/mountinfo");
+    // A test may have a mount namespace of its own, as a thread.
+    let mounts = fs::read_to_string("/proc/thread-self/mountinfo").expect("/proc/thread-self/mountinfo");
     into.extend(mounts.lines().map(|line| (format!("mount {line}"), None)));
 }
 

@@ -152,7 +152,7 @@ pub(crate) const ELSEWHERE: &[(&str, &str)] = &[
     ("dirty-guest-reuse", HOSTILE_GUEST),
     ("pipe-deadlock", HOSTILE_GUEST),
     ("host-vmm-killed", "the driver sees the end of its input: e2e protocol_errors"),
-    ("driver-killed", "e2e restore_killed"),
+    ("driver-killed", "e2e restore_killed, and scripts/test-faults at every system call"),
     ("host-disk-full", "a file is complete or not there: unit tests of vmm-local's fetch and batch"),
 ];
 
