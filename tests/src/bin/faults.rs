@@ -2,12 +2,13 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use e2e::faults::{campaign, Choice, Reach};
 
 const USAGE: &str =
     "usage: faults [--sample N | --all] [--start N] [--variant NAME]... [--role NAME] [--calls TEXT] \
-                     [--verbose]";
+                     [--patience SECONDS] [--verbose]";
 
 fn choice(mut words: impl Iterator<Item = String>) -> Option<Choice> {
     let mut choice = Choice::default();
@@ -19,6 +20,7 @@ fn choice(mut words: impl Iterator<Item = String>) -> Option<Choice> {
             "--variant" => choice.variants.push(words.next()?),
             "--role" => choice.role = Some(words.next()?),
             "--calls" => choice.calls = Some(words.next()?),
+            "--patience" => choice.patience = Duration::from_secs(words.next()?.parse().ok()?),
             "--verbose" => choice.verbose = true,
             _ => return None,
         }

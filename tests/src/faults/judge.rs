@@ -161,26 +161,38 @@ fn judge_end(
     if run.met && deed == Deed::KillDriver && run.status == -(libc::SIGKILL) {
         return Ok(End::Killed);
     }
-    if !run.begun && run.status != 0 && report.is_none() && run.job.is_none() {
+    match report.zip(verdict) {
+        Some(_) if run.status < 0 => Err(format!("the driver died of signal {}", -run.status)),
+        Some((report, end)) => judge_told(variant, run, folder, report, end),
+        None => judge_silent(run),
+    }
+}
+
+/// The end of a driver that left no report.
+fn judge_silent(run: &Traced) -> Result<End, String> {
+    if !run.begun && run.status != 0 && run.job.is_none() {
         return Ok(End::NotBegun);
     }
     let memory = [libc::SYS_brk, libc::SYS_mmap, libc::SYS_mremap];
     let refused_memory =
         run.last.as_ref().is_some_and(|(role, call)| role.is_driver() && memory.contains(call));
-    if run.met && refused_memory && run.status == -libc::SIGABRT && report.is_none() && !run.stderr.is_empty()
-    {
-        return Ok(End::Aborted);
+    let lines = String::from_utf8_lossy(&run.stderr).lines().count();
+    match run.status {
+        125 if lines == 1 => Ok(End::Refused),
+        status if status == -libc::SIGABRT && run.met && refused_memory && lines > 0 => Ok(End::Aborted),
+        status => Err(format!("no report, but status {status} and {lines} lines on stderr")),
     }
-    if run.status < 0 {
-        return Err(format!("the driver died of signal {}", -run.status));
-    }
-    let said = String::from_utf8_lossy(&run.stderr).into_owned();
-    let Some((report, end)) = report.zip(verdict) else {
-        return match (run.status, said.lines().count()) {
-            (125, 1) => Ok(End::Refused),
-            (status, count) => Err(format!("no report, but status {status} and {count} lines on stderr")),
-        };
-    };
+}
+
+/// The end of a driver that left a report, which says this.
+fn judge_told(
+    variant: &Variant,
+    run: &Traced,
+    folder: &Folder,
+    report: &Report,
+    end: End,
+) -> Result<End, String> {
+    let said = String::from_utf8_lossy(&run.stderr);
     let stdout = String::from_utf8_lossy(&run.stdout);
     // Without Landlock, which the report tells, the job tells it as well.
     let open =

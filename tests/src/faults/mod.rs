@@ -15,14 +15,18 @@ mod trials;
 mod variant;
 
 use std::collections::{BTreeSet, HashMap};
-use std::io::Write;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::panic::resume_unwind;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::mount::{mount, MsFlags};
 use nix::sched::{unshare, CloneFlags};
 
+use crate::autodriver;
 use crate::snapshot::Snapshot;
 use calls::Manner;
 pub use judge::End;
@@ -33,9 +37,9 @@ pub use trials::Who;
 use trials::{trials, Trial};
 use variant::{Folder, Place, Variant, VARIANTS};
 
-/// What takes longer hangs. The driver's own longest limit, for a set-up in which nothing goes on, is 30 seconds:
-/// no fault may make it wait for that.
-const LIMIT: Duration = Duration::from_secs(20);
+/// What takes longer hangs, if nothing else is said. The driver's own longest limit, for a set-up in which nothing
+/// goes on, is 30 seconds: no fault may make it wait for that.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// How often a job is watched undisturbed, to know the calls: which are made depends on the moment.
 const RECORDINGS: usize = 3;
 /// How often a point that is not met is tried.
@@ -54,7 +58,7 @@ pub enum Reach {
 }
 
 /// Which points are tried.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Choice {
     /// How many.
     pub reach: Reach,
@@ -66,8 +70,24 @@ pub struct Choice {
     pub role: Option<String>,
     /// Only those in whose description this is.
     pub calls: Option<String>,
+    /// What takes longer hangs.
+    pub patience: Duration,
     /// Say of each point what came of it.
     pub verbose: bool,
+}
+
+impl Default for Choice {
+    fn default() -> Choice {
+        Choice {
+            reach: Reach::Kinds,
+            start: 0,
+            variants: Vec::new(),
+            role: None,
+            calls: None,
+            patience: PATIENCE,
+            verbose: false,
+        }
+    }
 }
 
 /// Tries the chosen points; `say` gets a line about each variant, and about each failure when it is found. Mounts
@@ -77,18 +97,30 @@ pub struct Choice {
 /// What kept the campaign from being made: not a failure of the driver.
 pub fn campaign(choice: &Choice, say: &mut (dyn Write + Send)) -> Result<Tally, String> {
     let work = || {
-        own_mounts().map_err(|errno| format!("no mounts of its own: {errno}"))?;
+        own_mounts().map_err(|error| format!("no mounts of its own: {error}"))?;
         try_variants(choice, say)
     };
     let done = thread::scope(|scope| scope.spawn(work).join());
     done.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
-/// Gives this thread, and all that it starts, a mount namespace of its own.
-fn own_mounts() -> nix::Result<()> {
+/// Gives this thread, and all that it starts, a mount namespace of its own, with empty places in it where others
+/// leave files; but the driver stays where it is.
+fn own_mounts() -> io::Result<()> {
+    let programs = autodriver().parent().unwrap_or(Path::new("/")).to_owned();
     unshare(CloneFlags::CLONE_NEWNS)?;
+    let opened = File::open(&programs)?;
     let none = None::<&str>;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+    for place in ["/tmp", "/var/tmp", "/dev/shm"] {
+        mount(Some("none"), place, Some("tmpfs"), MsFlags::empty(), Some("mode=1777"))?;
+    }
+    if programs.starts_with("/tmp") || programs.starts_with("/var/tmp") {
+        fs::create_dir_all(&programs)?;
+        let hidden = format!("/proc/thread-self/fd/{}", opened.as_raw_fd());
+        mount(Some(hidden.as_str()), &programs, none, MsFlags::MS_BIND, none)?;
+    }
+    Ok(())
 }
 
 fn try_variants(choice: &Choice, say: &mut dyn Write) -> Result<Tally, String> {
@@ -128,7 +160,11 @@ fn plan(
 ) -> Result<Campaign, String> {
     let started = Instant::now();
     let before = Snapshot::take();
-    let runs = (0..RECORDINGS).map(|_| record(variant, &before)).collect::<Result<Vec<_>, _>>()?;
+    let mut runs =
+        (0..RECORDINGS).map(|_| record(variant, &before, choice.patience)).collect::<Result<Vec<_>, _>>()?;
+    // A driver that first removes what another has left has more children.
+    let plain = runs.iter().filter_map(|run| run.role_of_job()).min().cloned();
+    runs.retain(|run| run.role_of_job() == plain.as_ref());
     let reference = Reference::of(&runs).map_err(|why| format!("{}: {why}", variant.name))?;
     let (all, kinds) = trials(&runs, choice, tried)?;
     let step = match choice.reach {
@@ -153,8 +189,8 @@ fn try_variant(
     (counts.calls, counts.kinds) = (calls, kinds);
     for trial in trials {
         let what = format!("{name}: {}", trial.what);
-        let (run, end) =
-            attempt(variant, &reference, &trial, &before).map_err(|why| format!("{what}: {why}"))?;
+        let (run, end) = attempt(variant, &reference, &trial, &before, choice.patience)
+            .map_err(|why| format!("{what}: {why}"))?;
         if choice.verbose {
             let end = end.as_ref().map_or(String::from("WRONG"), End::to_string);
             let _ = writeln!(say, "{what}: {end} after {:.3?}", run.took);
@@ -177,11 +213,12 @@ fn attempt(
     reference: &Reference,
     trial: &Trial,
     before: &Snapshot,
+    patience: Duration,
 ) -> Result<(Traced, Result<End, String>), String> {
     let mut tries = 0..TRIES;
     loop {
         tries.next();
-        let (run, folder) = start(variant, Some(trial))?;
+        let (run, folder) = start(variant, Some(trial), patience)?;
         let end = judge::judge(variant, reference, &run, trial.deed, &folder, before);
         if end != Ok(End::NotMet) || tries.is_empty() {
             return Ok((run, end));
@@ -189,16 +226,16 @@ fn attempt(
     }
 }
 
-fn start(variant: &Variant, trial: Option<&Trial>) -> Result<(Traced, Folder), String> {
+fn start(variant: &Variant, trial: Option<&Trial>, patience: Duration) -> Result<(Traced, Folder), String> {
     let folder = variant.folder().map_err(|error| error.to_string())?;
     let deed = trial.map(|trial| (trial.point.clone(), trial.deed));
-    let run = tracer::run(folder.command(), deed, LIMIT).map_err(|error| error.to_string())?;
+    let run = tracer::run(folder.command(), deed, patience).map_err(|error| error.to_string())?;
     Ok((run, folder))
 }
 
 /// Watches an undisturbed run, which must go well.
-fn record(variant: &Variant, before: &Snapshot) -> Result<Traced, String> {
-    let (run, folder) = start(variant, None)?;
+fn record(variant: &Variant, before: &Snapshot, patience: Duration) -> Result<Traced, String> {
+    let (run, folder) = start(variant, None, patience)?;
     let (_, sight) = run.job.as_ref().ok_or("the job was never executed")?;
     let reference = Reference::of_one(sight);
     let nothing = Deed::Fail(nix::errno::Errno::UnknownErrno, Manner::Instead);

@@ -96,7 +96,7 @@ pub(super) struct Traced {
     pub(super) stdout: Vec<u8>,
     /// Standard error.
     pub(super) stderr: Vec<u8>,
-    /// The driver has made the first call that is its own.
+    /// The driver has made the first call that is its own, as far as that is known, or a child.
     pub(super) begun: bool,
     /// The last call before the deed: who, which.
     pub(super) last: Option<(Role, i64)>,
@@ -115,6 +115,13 @@ pub(super) struct Traced {
 /// The first call of the driver's own main: what is before is the C library's and Rust's.
 const FIRST: i64 = libc::SYS_setpriority;
 
+impl Traced {
+    /// Who became the job.
+    pub(super) fn role_of_job(&self) -> Option<&Role> {
+        self.job.as_ref().map(|(role, _)| role)
+    }
+}
+
 #[derive(Debug)]
 struct Tracee {
     role: Role,
@@ -123,7 +130,7 @@ struct Tracee {
     inside: Option<i64>,
     /// At its end: the result to give instead, if not its own, and the first argument as it was.
     result: Option<(Option<u64>, u64)>,
-    /// It has made none yet.
+    /// It has not had the stop with which a child begins.
     fresh: bool,
     /// How many rule sets of Landlock it is under. Nothing in /proc says that.
     rulesets: u32,
@@ -255,18 +262,28 @@ impl Tracer {
 
     fn adopt(&mut self, pid: Pid, role: Role, rulesets: u32) {
         self.alive.lock().unwrap_or_else(PoisonError::into_inner).insert(pid);
-        let tracee = Tracee { role, children: 0, inside: None, result: None, fresh: true, rulesets };
+        let fresh = !role.is_driver();
+        let tracee = Tracee { role, children: 0, inside: None, result: None, fresh, rulesets };
         self.tracees.insert(pid, tracee);
     }
 
-    /// Lets it go on, to its next call as long as calls are of interest: after the deed those of what may become
-    /// the job.
-    fn go_on(&self, pid: Pid, signal: Option<Signal>) -> io::Result<()> {
-        let pending = self.tracees.get(&pid).is_some_and(|tracee| tracee.result.is_some());
-        match self.met && !pending && (pid == self.driver || self.job.is_some()) {
-            true => unless_dead(ptrace::cont(pid, signal)),
-            false => unless_dead(ptrace::syscall(pid, signal)),
+    /// Lets it go on, to its next call as long as that may be of interest: each stop takes two changes of context.
+    fn go_on(&mut self, pid: Pid, signal: Option<Signal>) -> io::Result<()> {
+        let Some(tracee) = self.tracees.get_mut(&pid) else { return unless_dead(ptrace::cont(pid, signal)) };
+        let interesting = match &self.deed {
+            None => true,
+            Some((point, _)) => {
+                let due = tracee.role == point.kind.role && tracee.children >= point.kind.phase.0;
+                // That a job is restricted by Landlock, only calls tell, and anybody may become the job.
+                let unboxed = !tracee.role.is_driver() && self.job.is_none();
+                due && !self.met || tracee.result.is_some() || unboxed
+            }
+        };
+        if interesting {
+            return unless_dead(ptrace::syscall(pid, signal));
         }
+        tracee.inside = None;
+        unless_dead(ptrace::cont(pid, signal))
     }
 
     fn at_signal(&mut self, pid: Pid, signal: Signal) -> io::Result<()> {
@@ -282,13 +299,16 @@ impl Tracer {
             self.adopt(pid, Role::driver(), 0);
             return self.go_on(pid, None);
         }
-        match self.tracees.get(&pid) {
+        match self.tracees.get_mut(&pid) {
             None => {
                 self.early.insert(pid);
                 Ok(())
             }
             // With which a child begins.
-            Some(tracee) if signal == Signal::SIGSTOP && tracee.fresh => self.go_on(pid, None),
+            Some(tracee) if signal == Signal::SIGSTOP && tracee.fresh => {
+                tracee.fresh = false;
+                self.go_on(pid, None)
+            }
             Some(_) => self.go_on(pid, Some(signal)),
         }
     }
@@ -303,10 +323,14 @@ impl Tracer {
         };
         if let Some(parent) = self.tracees.get_mut(&pid) {
             parent.children += 1;
+            // Whether its start was seen or not, its end comes next.
+            parent.inside = Some(libc::SYS_clone);
+            self.begun = true;
             let (role, rulesets) = (parent.role.child(parent.children), parent.rulesets);
             self.adopt(child, role, rulesets);
         }
         if self.early.remove(&child) {
+            self.tracees.entry(child).and_modify(|tracee| tracee.fresh = false);
             self.go_on(child, None)?;
         }
         self.go_on(pid, None)
@@ -316,8 +340,16 @@ impl Tracer {
     fn at_exec(&mut self, pid: Pid) -> io::Result<()> {
         let Some(tracee) = self.tracees.remove(&pid) else { return self.go_on(pid, None) };
         self.alive.lock().unwrap_or_else(PoisonError::into_inner).remove(&pid);
-        self.job = Some((tracee.role, Sight::of(pid, tracee.rulesets)?));
-        unless_dead(ptrace::detach(pid, None))
+        let sight = Sight::of(pid, tracee.rulesets);
+        match (ptrace::detach(pid, None), sight) {
+            (detached, Ok(sight)) => {
+                self.job = Some((tracee.role, sight));
+                unless_dead(detached)
+            }
+            // Killed at that moment.
+            (Err(Errno::ESRCH), Err(_)) => Ok(()),
+            (_, Err(error)) => Err(error),
+        }
     }
 
     fn at_call(&mut self, pid: Pid) -> io::Result<()> {
@@ -326,7 +358,6 @@ impl Tracer {
             Err(errno) => return unless_dead(Err(errno)),
         };
         let Some(tracee) = self.tracees.get_mut(&pid) else { return self.go_on(pid, None) };
-        tracee.fresh = false;
         match tracee.inside.take() {
             Some(call) => self.at_end(pid, call, registers)?,
             None => {

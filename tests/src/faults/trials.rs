@@ -24,11 +24,11 @@ impl Who {
     /// All of them.
     pub const ALL: [Who; 4] = [Who::Driver, Who::Init, Who::SetUp, Who::Helper];
 
-    fn of(role: &Role, job: Option<&Role>) -> Who {
-        match job {
+    fn of(role: &Role, job: &Role) -> Who {
+        match role {
             _ if role.is_driver() => Who::Driver,
-            Some(job) if role == job => Who::SetUp,
-            Some(job) if Some(role) == job.parent().as_ref() => Who::Init,
+            _ if role == job => Who::SetUp,
+            _ if Some(role) == job.parent().as_ref() => Who::Init,
             _ => Who::Helper,
         }
     }
@@ -75,7 +75,7 @@ pub(super) fn trials(
     let mut known = BTreeSet::new();
     let mut kinds = BTreeSet::new();
     for run in runs {
-        let job = run.job.as_ref().map(|(role, _)| role);
+        let Some(job) = run.role_of_job() else { continue };
         for point in &run.calls {
             kinds.insert(&point.kind);
             let is_new = known.insert(point);
