@@ -62,15 +62,24 @@ impl Keeper {
         self.say(0);
     }
 
-    fn say(&self, message: u32) {
-        // If it is gone, so is what it is for.
-        let _ = write(&self.tell, &message.to_ne_bytes());
+    /// If it is gone, so is what it is for.
+    fn say(&self, message: u32) -> bool {
+        loop {
+            match write(&self.tell, &message.to_ne_bytes()) {
+                Err(Errno::EINTR) => {}
+                written => return written.is_ok(),
+            }
+        }
     }
 }
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        self.say(DONE);
+        // A pipe has no page before it is first written to, and there may be no memory for one (ENOMEM). Who is not
+        // told would wait for our end, and we for its.
+        if !self.say(DONE) {
+            let _ = pidfd_send_signal(self.child.pidfd.as_fd(), Signal::SIGKILL);
+        }
         let _ = waitid(Id::PIDFd(self.child.pidfd.as_fd()), WaitPidFlag::WEXITED);
     }
 }

@@ -136,6 +136,13 @@ pub fn restore(facts: &Facts) -> Result<Restored, Fault> {
             return Err(Fault::new(Step::Restore, format!("read {}", uids::DIRECTORY), errno_of(&error)))
         }
     }
+    // Not all have a record: /run is gone after a crash of the machine, and who sees another /tmp, as with systemd's
+    // PrivateTmp, finds nothing to remove and clears it. An empty one may be where a driver with another /run mounts.
+    let is_empty = |tag: &String| {
+        std::fs::read_dir(uids::shown_place(tag)).is_ok_and(|mut entries| entries.next().is_none())
+    };
+    let abandoned = abandoned().into_iter().filter(|tag| !is_empty(tag));
+    uids.extend(abandoned.filter_map(|tag| tag.parse().ok()).filter(|uid| uids::is_leasable(*uid)));
     uids.sort_unstable();
     uids.dedup();
     let mut restored = Restored { cleared: Vec::new(), leftovers: remove_cgroups_of_dead(facts) };
@@ -191,25 +198,25 @@ pub fn heal(facts: &Facts) -> Result<(), Fault> {
     restore(facts).map(drop)
 }
 
-/// Removes the storage of drivers of this user that leased no uid, if they are dead: a living one
-/// holds a lock on it.
-fn remove_own_places() -> Vec<Leftover> {
+/// What the places in /tmp of dead drivers of this user are called: a living one holds a lock on its own.
+fn abandoned() -> Vec<String> {
     let own = nix::unistd::geteuid().as_raw();
-    let prefix = format!("autodriver-{own}-");
     let entries = std::fs::read_dir("/tmp").into_iter().flatten().flatten();
-    let is_own = |entry: &std::fs::DirEntry| {
-        entry.file_name().to_str().is_some_and(|name| name.starts_with(&prefix))
-            && entry.metadata().is_ok_and(|meta| meta.is_dir() && meta.uid() == own)
+    let made_by_us =
+        entries.filter(|entry| entry.metadata().is_ok_and(|meta| meta.is_dir() && meta.uid() == own));
+    let named = made_by_us.filter_map(|entry| uids::tag_of_shown_place(&entry.file_name()));
+    let free = |tag: &String| {
+        let directory = std::fs::File::open(uids::shown_place(tag));
+        directory.is_ok_and(|directory| Flock::lock(directory, FlockArg::LockExclusiveNonblock).is_ok())
     };
-    let mut left = Vec::new();
-    for path in entries.filter(is_own).map(|entry| entry.path()) {
-        let Ok(directory) = std::fs::File::open(&path) else { continue };
-        if Flock::lock(directory, FlockArg::LockExclusiveNonblock).is_ok() {
-            let path = path.display().to_string();
-            left.extend(plain::remove(&path).iter().map(file));
-        }
-    }
-    left
+    named.filter(free).collect()
+}
+
+/// Removes the storage of drivers of this user that leased no uid, if they are dead.
+fn remove_own_places() -> Vec<Leftover> {
+    let own = format!("{}-", nix::unistd::geteuid());
+    let tags = abandoned().into_iter().filter(|tag| tag.starts_with(&own));
+    tags.flat_map(|tag| plain::remove(&uids::shown_place(&tag))).map(|left| file(&left)).collect()
 }
 
 /// Removes the cgroups that are called by the pid of a driver, if that driver is dead: those of its jobs,

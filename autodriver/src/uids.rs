@@ -237,6 +237,11 @@ pub fn shown_place(tag: &str) -> String {
     format!("/tmp/autodriver-{tag}")
 }
 
+/// What a directory of /tmp is the place of, by its name.
+pub fn tag_of_shown_place(name: &std::ffi::OsStr) -> Option<String> {
+    name.to_str()?.strip_prefix("autodriver-").map(str::to_owned)
+}
+
 /// Everywhere that something of this uid's may be mounted.
 pub fn mount_points(uid: u32) -> [String; 2] {
     [mount_point(uid), shown_place(&uid.to_string())]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::Signal;
 
 use autodriver_protocol::Cause;
@@ -156,4 +157,20 @@ fn restore_with_nothing_to_do_succeeds() {
     let before = Snapshot::take();
     assert_eq!(driver(["restore"]).status, 0);
     before.assert_same("restore with nothing to do");
+}
+
+#[test]
+fn place_of_a_killed_driver_without_a_record_is_removed_by_restore() {
+    let _alone = alone();
+    let before = Snapshot::take();
+    let place = std::path::Path::new("/tmp/autodriver-59999");
+    std::fs::create_dir_all(place.join("job")).expect("a place as a driver makes it");
+    let directory = std::fs::File::open(place).expect("the place");
+    let living = Flock::lock(directory, FlockArg::LockExclusiveNonblock).expect("nobody else has it");
+    assert_eq!(driver(["restore"]).status, 0);
+    assert!(place.exists(), "a living driver's place was removed");
+    drop(living);
+    let restore = driver(["restore"]);
+    assert_eq!(restore.status, 0, "{restore}");
+    before.assert_same("a place without a record and restore");
 }
