@@ -1,18 +1,32 @@
 //! A sample of the fault injection of scripts/test-faults: some of all points.
 
 use e2e::alone;
-use e2e::faults::{campaign, Choice, Reach, Who};
+use e2e::faults::{campaign, Choice, Reach, Tally, Who};
 
 /// About how many faults.
-const SAMPLE: usize = 80;
+const SAMPLE: usize = 48;
+
+/// Fails if anything is wrong.
+fn clean(choice: &Choice) -> Tally {
+    let _alone = alone();
+    let tally = campaign(choice, &mut std::io::stderr()).expect("a campaign");
+    assert!(tally.failures.is_empty(), "{}", tally.failures.join("\n"));
+    tally
+}
 
 #[test]
 fn a_failing_call_or_a_kill_ends_in_a_right_verdict_or_a_clear_fault() {
-    let _alone = alone();
-    let choice = Choice { reach: Reach::Sample(SAMPLE), ..Choice::default() };
-    let tally = campaign(&choice, &mut std::io::stderr()).expect("a campaign");
-    assert!(tally.failures.is_empty(), "{}", tally.failures.join("\n"));
+    let tally = clean(&Choice { reach: Reach::Sample(SAMPLE), ..Choice::default() });
     for who in Who::ALL {
         assert!(tally.injected(who) > 0, "no fault met a call of {who}\n{tally}");
     }
+}
+
+/// It waited for its keeper, which waited to be told.
+#[test]
+fn a_driver_that_cannot_tell_its_keeper_that_all_is_done_ends_all_the_same() {
+    let variants = vec!["contained".into()];
+    let calls = Some("driver: write(pipe:[N])".into());
+    let tally = clean(&Choice { variants, calls, ..Choice::default() });
+    assert!(tally.injected(Who::Driver) > 0, "{tally}");
 }
