@@ -1,13 +1,13 @@
 //! Putting the machine back, and looking whether it is: after each job, and after a driver that
 //! was killed. Nothing is said to be restored that was not looked at.
 
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use autodriver_protocol::report::Leftover;
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::Pid;
 
 use crate::facts::Facts;
@@ -18,6 +18,7 @@ use crate::sandbox::sweep::ipc::{ipc_of, remove_ipc};
 use crate::sandbox::sweep::processes::kill_uid;
 use crate::sandbox::sweep::remove::Left;
 use crate::sandbox::{aside, plain};
+use crate::sys::fd::lock;
 use crate::uids;
 
 /// How long a dying process may hold its cgroup.
@@ -115,8 +116,8 @@ pub struct Restored {
     pub leftovers: Vec<Leftover>,
 }
 
-/// Removes what killed drivers left: for each uid with a record, a mount point or a cgroup that no
-/// living driver holds, its processes, cgroups, mount points, and at last the record itself.
+/// Removes what killed drivers left: for each uid with a record, a mount point, a place in /tmp or a cgroup that
+/// no living driver holds, its processes, cgroups, mount points, and at last the record itself.
 ///
 /// # Errors
 /// If the state directory cannot be read.
@@ -207,7 +208,7 @@ fn abandoned() -> Vec<String> {
     let named = made_by_us.filter_map(|entry| uids::tag_of_shown_place(&entry.file_name()));
     let free = |tag: &String| {
         let directory = std::fs::File::open(uids::shown_place(tag));
-        directory.is_ok_and(|directory| Flock::lock(directory, FlockArg::LockExclusiveNonblock).is_ok())
+        directory.is_ok_and(|directory| lock(directory.as_fd()).is_ok())
     };
     named.filter(free).collect()
 }

@@ -6,17 +6,17 @@
 //! its driver lives: one that is not is a killed driver's.
 
 use std::ffi::CString;
-use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, Flock, FlockArg, AT_FDCWD};
+use nix::fcntl::{AtFlags, AT_FDCWD};
 use nix::sys::stat::{mkdirat, Mode};
 use nix::unistd::{fchownat, Gid, Uid};
 
 use super::storage::{make_directory, open_directory};
 use super::sweep::remove::{remove_tree, Left};
 use crate::fault::{Fault, Step};
+use crate::sys::fd::lock;
 
 /// A directory that is a job's storage; removed when dropped.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub(super) struct Plain {
     pub(super) path: String,
     /// The temporary directory in it.
     pub(super) tmp: OwnedFd,
-    _lock: Flock<File>,
+    _lock: OwnedFd,
 }
 
 impl Plain {
@@ -46,18 +46,17 @@ impl Plain {
         let fault = |what: String| move |errno| Fault::new(Step::Storage, what, errno);
         let make = format!("make the job's storage {path}");
         let top = open_directory(AT_FDCWD, path).map_err(fault(make.clone()))?;
-        let lock = Flock::lock(File::from(top), FlockArg::LockExclusiveNonblock)
-            .map_err(|(_, errno)| fault(format!("lock the job's storage {path}"))(errno))?;
+        lock(top.as_fd()).map_err(fault(format!("lock the job's storage {path}")))?;
         let own = |name: &str| -> Result<OwnedFd, Errno> {
-            make_directory(lock.as_fd(), name, 0o700)?;
+            make_directory(top.as_fd(), name, 0o700)?;
             if let Some(id) = owner {
                 let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
-                fchownat(lock.as_fd(), name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+                fchownat(top.as_fd(), name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
             }
-            open_directory(lock.as_fd(), name)
+            open_directory(top.as_fd(), name)
         };
         let (job, tmp) = (own("job").map_err(fault(make.clone()))?, own("tmp").map_err(fault(make))?);
-        Ok((Plain { path: path.to_owned(), tmp, _lock: lock }, job))
+        Ok((Plain { path: path.to_owned(), tmp, _lock: top }, job))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Descriptors: close_range(2), and those inherited by number.
 
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 
@@ -44,6 +44,16 @@ pub fn duplicate(number: RawFd) -> Result<OwnedFd, Errno> {
     let fd = check(unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) }.into())?;
     // SAFETY: a non-negative result is a new descriptor, owned by nobody else.
     Ok(unsafe { OwnedFd::from_raw_fd(RawFd::try_from(fd).unwrap_or(-1)) })
+}
+
+/// Locks a file until the last descriptor of this opening is closed: flock(2). Unlike nix's guard it does not unlock
+/// first, which panics where it fails.
+///
+/// # Errors
+/// EWOULDBLOCK if somebody else has it locked.
+pub fn lock(file: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: the call takes numbers.
+    check(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }.into()).map(drop)
 }
 
 /// Takes over a descriptor that came in a message: unix(7), SCM_RIGHTS.
