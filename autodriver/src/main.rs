@@ -8,6 +8,7 @@
 #![allow(unreachable_pub)]
 
 mod cli;
+mod tango;
 mod first;
 mod facts;
 mod plan;
