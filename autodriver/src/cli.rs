@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use autodriver_protocol::{Options, Requirement};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::sys::process::{exit_on_abort, set_nice};
 use crate::{check, explain, facts, restore, run, serve};
@@ -106,11 +106,15 @@ fn weigh_own_session() {
     }
 }
 
-/// Everything.
-pub fn main() -> ExitCode {
+/// Whether the first argument is a command.
+pub fn knows(arguments: &[OsString]) -> bool {
+    arguments.get(1).is_some_and(|word| Cli::command().get_subcommands().any(|one| one.get_name() == word))
+}
+
+/// Everything but the Tango form.
+pub fn main(arguments: Vec<OsString>) -> ExitCode {
     // Where it is refused, an abort is a signal.
     let _ = exit_on_abort(USAGE);
-    let arguments: Vec<OsString> = std::env::args_os().collect();
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => return usage(&error),

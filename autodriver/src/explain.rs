@@ -100,6 +100,7 @@ fn who(plan: &Plan) -> Result<(Option<u32>, String), crate::fault::Fault> {
         User::Leased => return Ok((None, LEASED_NAME.to_owned())),
         User::Uid(uid) => *uid,
         User::Name(name) => AccountFiles::read("/")?.uid_of(name)?,
+        User::Dedicated { ids, .. } => ids.uid,
     };
     Ok((Some(uid), AccountFiles::read(&plan.root)?.name_of(uid)))
 }

@@ -103,7 +103,7 @@ fn keep(rx: &OwnedFd, facts: &Facts, uid: Option<u32>) -> ! {
             _ => break,
         }
     }
-    if !uid.is_some_and(uids::is_leasable) {
+    if !uid.is_some_and(uids::is_jobs_alone) {
         end(init);
     }
     match uid {

@@ -8,7 +8,6 @@
 #![allow(unreachable_pub)]
 
 mod cli;
-mod tango;
 mod first;
 mod facts;
 mod plan;
@@ -22,10 +21,12 @@ mod procfs;
 mod walk;
 mod poller;
 mod outlet;
+mod follow;
 mod run;
 mod wire;
 mod session;
 mod serve;
+mod tango;
 mod check;
 mod explain;
 mod uids;
@@ -33,8 +34,13 @@ mod fault;
 #[allow(unsafe_code)]
 mod sys;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    cli::main()
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    if tango::is_the_only_form() || !cli::knows(&arguments) && tango::is_asked_for(&arguments) {
+        return tango::main(&arguments);
+    }
+    cli::main(arguments)
 }

@@ -10,6 +10,7 @@ use autodriver_protocol::{Layer, Options, Requirement};
 use nix::sys::resource::Resource;
 
 use crate::facts::{Facts, Namespaces};
+use crate::sandbox::Ids;
 
 pub mod layers;
 use layers::layers;
@@ -30,6 +31,13 @@ pub enum User {
     Uid(u32),
     /// The account given; looked up in the job's root file system.
     Name(String),
+    /// An account that is there for jobs alone: see [`crate::uids::dedicate`].
+    Dedicated {
+        /// Who it is.
+        ids: Ids,
+        /// Its home directory, where its jobs have their files.
+        home: String,
+    },
 }
 
 /// One row of setrlimit(2).
@@ -48,6 +56,8 @@ pub struct Rlimit {
 /// What a job gets. Only values: descriptors and buffers are made from it later.
 #[derive(Clone, Debug)]
 pub struct Plan {
+    /// Executed, where it is there, instead of what the first of `argv` names.
+    pub program: Option<CString>,
     /// Program and arguments.
     pub argv: Vec<CString>,
     /// The whole environment, without what depends on the user's name.
@@ -58,6 +68,8 @@ pub struct Plan {
     pub home: String,
     /// Where its temporary files go, as the job sees it.
     pub tmp: String,
+    /// Directories of the machine that it may write in besides these, where it has no mounts.
+    pub open: Vec<String>,
     /// The job's root file system on this machine.
     pub root: String,
     /// Paths shown to the job besides it.
@@ -200,11 +212,13 @@ pub fn plan(options: Options, facts: &Facts) -> Result<Plan, Refusal> {
         )));
     }
     Ok(Plan {
+        program: None,
         argv: arguments(&options.command)?,
         env: environment(&options),
         cwd: options.cwd.clone().unwrap_or_default(),
         home: JOB_DIRECTORY.to_owned(),
         tmp: "/tmp".to_owned(),
+        open: Vec::new(),
         root,
         binds: options.bind.clone(),
         hostname,

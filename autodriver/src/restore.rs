@@ -86,10 +86,22 @@ fn keys(uid: u32) -> Option<Leftover> {
     Some(leftover("key", line.trim()))
 }
 
-/// Ends and removes all that a uid of the range has outside namespaces of its own: processes, System V
-/// objects, files where everybody may write, but for its storage. What is still there. `confined` says that it
+/// Ends and removes all that a job's uid has outside namespaces of its own: processes, System V objects,
+/// files where everybody may write, or in its home, but for its storage. What is still there. `confined` says that it
 /// could not write where everybody may, so that a place that cannot be searched tells nothing of it.
 fn sweep(uid: u32, storage: Option<&str>, confined: bool) -> Vec<Leftover> {
+    let mut left = end(uid);
+    let places: Vec<PathBuf> = uids::home_of(uid).map(Path::to_owned).into_iter().chain(places()).collect();
+    match remove_files_of(uid, &places, storage.map(Path::new)) {
+        Ok(files) => left.extend(files.iter().map(file)),
+        Err(_) if confined => {}
+        Err(place) => left.push(file(&place)),
+    }
+    left
+}
+
+/// Ends the processes of a job's uid and removes its System V objects.
+fn end(uid: u32) -> Vec<Leftover> {
     let mut left = Vec::new();
     if let Err(unkilled) = kill_uid(uid) {
         left.extend(unkilled.pids.iter().copied().map(process));
@@ -99,11 +111,6 @@ fn sweep(uid: u32, storage: Option<&str>, confined: bool) -> Vec<Leftover> {
     }
     // What this leaves is found by the look that follows.
     let _ = remove_ipc(uid);
-    match remove_files_of(uid, &places(), storage.map(Path::new)) {
-        Ok(files) => left.extend(files.iter().map(file)),
-        Err(_) if confined => {}
-        Err(place) => left.push(file(&place)),
-    }
     left
 }
 
@@ -163,16 +170,26 @@ pub fn restore(facts: &Facts) -> Result<Restored, Fault> {
 /// If the uid cannot be locked.
 pub fn clear_uid(facts: &Facts, uid: u32) -> Result<Option<Vec<Leftover>>, Fault> {
     let Some(lease) = uids::try_lease(uid)? else { return Ok(None) };
-    let mut left = sweep_if_ours(uid, None, false);
-    left.extend(clear_cgroups(facts, &uid.to_string()));
-    left.extend(remove_mount_points(uid));
-    left.extend(look(uid, false));
-    left.extend(mounts(uid));
+    let left = clear_held(facts, uid, true);
     match left.is_empty() {
         true => drop(lease),
         false => lease.keep_record(),
     }
     Ok(Some(left))
+}
+
+/// As [`clear_uid`], of a uid whose lock is held. Without `files` only what can be nobody's but a job's
+/// goes; an account that jobs have may have files besides.
+pub fn clear_held(facts: &Facts, uid: u32, files: bool) -> Vec<Leftover> {
+    let mut left = match uids::is_jobs_alone(uid) && !files {
+        true => end(uid),
+        false => sweep_if_ours(uid, None, false),
+    };
+    left.extend(clear_cgroups(facts, &uid.to_string()));
+    left.extend(remove_mount_points(uid));
+    left.extend(look(uid, false));
+    left.extend(mounts(uid));
+    left
 }
 
 /// Removes the cgroup of what is called so, and who is in it; what could not be removed.
@@ -233,9 +250,9 @@ fn remove_cgroups_of_dead(facts: &Facts) -> Vec<Leftover> {
     present.filter_map(clear).collect()
 }
 
-/// Outside the range a uid is an account's (`--user`), which may have processes of its own.
+/// Any other uid is an account's (`--user`), which may have processes of its own.
 pub fn sweep_if_ours(uid: u32, storage: Option<&str>, confined: bool) -> Vec<Leftover> {
-    if uids::is_leasable(uid) {
+    if uids::is_jobs_alone(uid) {
         sweep(uid, storage, confined)
     } else {
         Vec::new()

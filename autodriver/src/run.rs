@@ -17,14 +17,12 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use crate::cli::say;
 use crate::facts::{self, Facts};
 use crate::fault::{Fault, Step};
-use crate::first;
+use crate::follow::follow;
 use crate::outlet::Outlet;
 use crate::plan::{plan, Plan};
-use crate::poller::{Interest, Poller};
 use crate::restore;
 use crate::sandbox::aside::Aside;
 use crate::slot::{self, Slot};
-use crate::supervise::{Job, Source};
 use crate::transfer::{self, Task, ENTRIES_MAX, LIMITS, RESULTS};
 
 /// Runs; the exit status, or the sentence that goes with 125.
@@ -103,8 +101,10 @@ impl Request {
         if let Err(fault) = self.copy_in(&slot) {
             return self.failed(layers, &fault, slot.close());
         }
-        let ended =
-            slot.start(plan, facts, requested, None, true).and_then(|job| follow(job, &slot, &signals));
+        let ended = outlets().and_then(|mut outlets| {
+            let job = slot.start(plan, facts, requested, None, true)?;
+            Ok((follow(job, &slot, &signals, &mut outlets)?, outlets))
+        });
         let (outcome, outlets) = match ended {
             Ok(ended) => ended,
             Err(fault) => {
@@ -224,6 +224,10 @@ impl Request {
     }
 }
 
+fn outlets() -> Result<[Outlet; 2], Fault> {
+    Ok([Outlet::stdout()?, Outlet::stderr()?])
+}
+
 fn report_skipped(output: &Output, done: &autodriver_protocol::Transferred) {
     for skipped in &done.skipped {
         say(&format!("--out {}: left out '{}': {}", output.glob, skipped.name.escape_debug(), skipped.why));
@@ -279,56 +283,6 @@ pub fn block_signals() -> Result<SignalFd, Fault> {
     }
     set.thread_block().map_err(fault)?;
     SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(fault)
-}
-
-const SIGNALS: u64 = 100;
-const OUTLETS: u64 = 200;
-
-/// Follows the job to its end; its output goes to ours as it comes.
-fn follow(
-    mut job: Job,
-    slot: &Slot,
-    signals: &SignalFd,
-) -> Result<(crate::supervise::Outcome, [Outlet; 2]), Fault> {
-    let poller = Poller::new()?;
-    for source in Source::ALL {
-        if let Some(fd) = job.fd(source) {
-            poller.add(fd, Interest::Read, source as u64)?;
-        }
-    }
-    poller.add(signals.as_fd(), Interest::Read, SIGNALS)?;
-    let mut outlets = [Outlet::stdout()?, Outlet::stderr()?];
-    while !job.is_over() {
-        let now = Instant::now();
-        for token in poller.wait(job.next_tick(now), now)? {
-            let now = Instant::now();
-            let source = Source::ALL.into_iter().find(|source| *source as u64 == token);
-            match source {
-                Some(source) if !job.ready(source, now, slot.storage()) => {
-                    job.fd(source).into_iter().for_each(|fd| poller.remove(fd));
-                }
-                Some(_) => {}
-                None if token == SIGNALS => {
-                    while let Ok(Some(_)) = signals.read_signal() {
-                        job.end(Cause::Cancelled, now);
-                    }
-                }
-                None => {}
-            }
-        }
-        job.tick(Instant::now(), slot.storage());
-        first::reap();
-        for (n, (outlet, live)) in outlets.iter_mut().zip(job.take_live()).enumerate() {
-            outlet.push(&live);
-            outlet.write_some();
-            outlet.watch(&poller, OUTLETS + n as u64)?;
-        }
-    }
-    let (rest, outcome) = job.finish(slot.storage());
-    for (outlet, rest) in outlets.iter_mut().zip(rest) {
-        outlet.push(&rest);
-    }
-    Ok((outcome, outlets))
 }
 
 fn summary(report: &Report) -> String {

@@ -7,6 +7,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use nix::errno::Errno;
 use nix::fcntl::{fcntl, openat, FcntlArg, OFlag, AT_FDCWD};
@@ -87,9 +89,34 @@ fn make_directories() -> Result<(), Errno> {
     Ok(())
 }
 
-/// Whether a uid is of the range, and so nobody's but a job's.
+/// Whether a uid is of the range.
 pub fn is_leasable(uid: u32) -> bool {
     (FIRST..=LAST).contains(&uid)
+}
+
+/// An account of the machine that is there for jobs and nobody else.
+#[derive(Debug)]
+struct Dedicated {
+    uid: u32,
+    home: PathBuf,
+}
+
+static DEDICATED: OnceLock<Dedicated> = OnceLock::new();
+
+/// Says that an account is there for jobs and nobody else, as Tango's `autograde`: what it has outside the
+/// range, processes and files below `home` too, is a job's. Once, before there is a job.
+pub fn dedicate(uid: u32, home: &Path) {
+    let _ = DEDICATED.set(Dedicated { uid, home: home.to_owned() });
+}
+
+/// Whether a uid is nobody's but a job's.
+pub fn is_jobs_alone(uid: u32) -> bool {
+    is_leasable(uid) || DEDICATED.get().is_some_and(|account| account.uid == uid)
+}
+
+/// The home directory of a uid that is a dedicated account's.
+pub fn home_of(uid: u32) -> Option<&'static Path> {
+    DEDICATED.get().filter(|account| account.uid == uid).map(|account| account.home.as_path())
 }
 
 /// Where the record of a uid is; accounts outside the range have none, only a lock.
@@ -165,7 +192,6 @@ pub fn lease(taken: impl Fn(u32) -> bool) -> Result<Lease, Fault> {
 fn next_start(count: u32) -> u32 {
     use std::hash::{BuildHasher, Hasher, RandomState};
     use std::sync::atomic::{AtomicU32, Ordering};
-    use std::sync::OnceLock;
     static FIRST: OnceLock<u64> = OnceLock::new();
     static USED: AtomicU32 = AtomicU32::new(0);
     let first = *FIRST.get_or_init(|| RandomState::new().build_hasher().finish());

@@ -12,8 +12,17 @@ use crate::fault::{errno_of, Fault, Step};
 pub struct Account {
     /// Name, `job` unless it is an account of the machine.
     pub name: String,
-    /// Uid, and gid.
+    /// Uid.
     pub uid: u32,
+    /// Gid.
+    pub gid: u32,
+}
+
+impl Account {
+    /// One whose gid is the same number.
+    pub fn alone(name: String, uid: u32) -> Account {
+        Account { name, uid, gid: uid }
+    }
 }
 
 /// The name of a leased uid.
@@ -79,22 +88,27 @@ impl AccountFiles {
 
     /// `/etc/passwd` with the job's user in it, and no other of the same name or uid.
     pub fn passwd_with(&self, account: &Account, home: &str) -> String {
-        let Account { name, uid } = account;
-        let line = format!("{name}:x:{uid}:{uid}:{name}:{home}:/bin/sh");
-        Self::with(&self.passwd, account, &line)
+        let Account { name, uid, gid } = account;
+        let line = format!("{name}:x:{uid}:{gid}:{name}:{home}:/bin/sh");
+        Self::with(&self.passwd, name, *uid, &line)
     }
 
     /// `/etc/group` likewise.
     pub fn group_with(&self, account: &Account) -> String {
-        let Account { name, uid } = account;
-        Self::with(&self.group, account, &format!("{name}:x:{uid}:"))
+        let Account { name, uid, gid } = account;
+        let id = gid.to_string();
+        // A group that the machine has, and others are in as well.
+        if uid != gid && self.group.lines().any(|line| Self::field(line, 2) == Some(&id)) {
+            return self.group.clone();
+        }
+        Self::with(&self.group, name, *gid, &format!("{name}:x:{gid}:"))
     }
 
-    fn with(file: &str, account: &Account, line: &str) -> String {
-        let id = account.uid.to_string();
+    fn with(file: &str, name: &str, id: u32, line: &str) -> String {
+        let id = id.to_string();
         let others = file
             .lines()
-            .filter(|line| Self::field(line, 0) != Some(&account.name) && Self::field(line, 2) != Some(&id));
+            .filter(|line| Self::field(line, 0) != Some(name) && Self::field(line, 2) != Some(&id));
         others.chain([line]).fold(String::new(), |text, line| text + line + "\n")
     }
 }
@@ -114,7 +128,7 @@ mod tests {
 
     #[test]
     fn the_job_has_one_line_and_nobody_else_its_name_or_uid() {
-        let account = Account { name: "job".into(), uid: 59_000 };
+        let account = Account::alone("job".into(), 59_000);
         let passwd = files().passwd_with(&account, "/job");
         assert_eq!(passwd.lines().last(), Some("job:x:59000:59000:job:/job:/bin/sh"));
         assert_eq!(passwd.lines().count(), 3);

@@ -28,7 +28,7 @@ pub use form::{Directory, Identity, Link, Mount, Process, Range, Rlimit, Root, S
 /// # Errors
 /// What would fail before the job is forked.
 pub fn describe(plan: &Plan, uid: Option<u32>, name: String, facts: &Facts) -> Result<Sandbox, Fault> {
-    let account = Account { name, uid: uid.unwrap_or(uids::FIRST) };
+    let account = Account::alone(name, uid.unwrap_or(uids::FIRST));
     let (identity_of_job, tag) = (job_identity(facts, account.uid), placeholder(uid));
     let ground = Ground {
         plan,
@@ -66,7 +66,7 @@ pub fn describe(plan: &Plan, uid: Option<u32>, name: String, facts: &Facts) -> R
 /// Whose uid the job would have: see [`crate::slot`].
 fn job_identity(facts: &Facts, uid: u32) -> Whose {
     match facts.own_uids {
-        Ok(()) => Whose::Own(uid),
+        Ok(()) => Whose::Own(privileges::Ids::alone(uid)),
         Err(_) => Whose::shared(facts),
     }
 }

@@ -40,6 +40,12 @@ pub(super) fn change_directory(prepared: &Prepared) -> Result<(), Failed> {
 
 /// Returns only the reason why the program could not be executed, as execvp(3) would find it.
 pub(super) fn execute(prepared: &Prepared) -> Failed {
+    if let Some(program) = &prepared.program {
+        match try_one(program, prepared) {
+            Errno::ENOENT | Errno::ENOTDIR => {}
+            errno => return on(0)(errno),
+        }
+    }
     let Some(program) = prepared.argv.first() else { return on(0)(Errno::EINVAL) };
     if program.to_bytes().contains(&b'/') {
         return on(0)(try_one(program, prepared));

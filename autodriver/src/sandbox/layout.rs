@@ -167,7 +167,7 @@ pub(super) fn layout(plan: &Plan) -> Result<Layout, Fault> {
     let (mut mounts, mut frame) = (Vec::new(), Frame::default());
     // Nothing stands in the root but what is attached to it below.
     let mut paths = vec![("/".to_owned(), PathAccess::Read)];
-    for name in OWN {
+    for name in OWN.into_iter().filter(|name| *name != "job" || plan.home == JOB_DIRECTORY) {
         frame.point("root", name, true, format!("make mount point /{name}"));
     }
     for (name, kind) in top(plan)? {
@@ -214,7 +214,8 @@ fn machine_paths(plan: &Plan) -> Result<Vec<(String, PathAccess)>, Fault> {
         (plan.home.clone(), PathAccess::Write),
         (plan.tmp.clone(), PathAccess::Write),
     ];
-    Ok(own.into_iter().chain(devices).chain(machine).collect())
+    let open = plan.open.iter().map(|place| (place.clone(), PathAccess::Write));
+    Ok(own.into_iter().chain(open).chain(devices).chain(machine).collect())
 }
 
 fn accounts(plan: &Plan, frame: &mut Frame, mounts: &mut Vec<Entry>) -> Result<(), Fault> {
@@ -240,7 +241,7 @@ fn own(
 ) -> Result<(), Fault> {
     let writable = attr::NOSUID | attr::NODEV;
     let parts = [
-        ("job", "job", writable, PathAccess::Write),
+        ("job", plan.home.trim_start_matches('/'), writable, PathAccess::Write),
         ("tmp", "tmp", writable, PathAccess::Write),
         ("var_tmp", "var/tmp", writable, PathAccess::Write),
         ("dev", "dev", attr::RDONLY | attr::NOSUID | attr::NOEXEC, PathAccess::Devices),
@@ -254,6 +255,9 @@ fn own(
                 continue;
             }
             frame.point("root", at, true, "make mount point /var/tmp".to_owned());
+        }
+        if name == "job" && at.split('/').next().is_some_and(|top| HIDDEN.contains(&top)) {
+            frame.point("root", at, true, format!("make mount point /{at}"));
         }
         let kind = MountKind::Part { part: frame.part(name), attributes, frozen: false };
         mounts.push(entry(at, kind, format!("mount /{at}"))?);
@@ -289,7 +293,12 @@ fn bind_entry(
         return Err(Fault::refused(Step::Mounts, what, "the destination must be a plain path below /"));
     }
     let below = |place: &str| dest.strip_prefix(place).and_then(|rest| rest.strip_prefix('/'));
-    let places = [(&JOB_DIRECTORY[1..], "job"), ("tmp", "tmp"), ("var/tmp", "var_tmp"), ("dev/shm", "shm")];
+    let places = [
+        (plan.home.trim_start_matches('/'), "job"),
+        ("tmp", "tmp"),
+        ("var/tmp", "var_tmp"),
+        ("dev/shm", "shm"),
+    ];
     let own = places.into_iter().find_map(|(place, part)| Some((part, below(place)?)));
     let first = dest.split('/').next().unwrap_or(dest);
     let shown = mounts.iter().any(|entry| entry.at.as_bytes() == first.as_bytes());

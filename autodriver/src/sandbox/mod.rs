@@ -20,6 +20,7 @@ pub mod report;
 pub mod prepare;
 pub mod storage;
 pub mod plain;
+pub mod home;
 pub mod sweep;
 pub mod accounts;
 mod layout;
@@ -142,7 +143,7 @@ pub fn give_up(identity: Identity) -> Result<(), Errno> {
 }
 
 pub use init::NOBODY;
-pub use privileges::Identity;
+pub use privileges::{Identity, Ids};
 
 #[cfg(test)]
 mod tests {

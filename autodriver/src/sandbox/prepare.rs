@@ -146,6 +146,8 @@ pub(super) struct Prepared {
     /// init's end; the job lets go of it, so that it does not wait for an init that is dead.
     pub(super) ready_tx: Option<OwnedFd>,
     pub(super) lifeline_rx: OwnedFd,
+    /// Executed instead of what the first argument names, if it is there.
+    pub(super) program: Option<CString>,
     pub(super) argv: Vec<CString>,
     pub(super) env: Vec<CString>,
     pub(super) path: Vec<u8>,
@@ -236,7 +238,7 @@ pub fn prepare(ground: Ground<'_>) -> Result<Ready, Fault> {
         cgroup_namespace: enforces(Layer::CgroupNamespace),
         pid_namespace: enforces(Layer::PidNamespace),
         dies_with_driver: enforces(Layer::PidNamespace)
-            || matches!(identity, Identity::Own(uid) if uids::is_leasable(uid)),
+            || matches!(identity, Identity::Own(ids) if uids::is_jobs_alone(ids.uid)),
         mounts: layout.mounts,
         loopback: plan.loopback,
         hostname: enforces(Layer::UtsNamespace).then(|| plan.hostname.clone()),
@@ -252,6 +254,7 @@ pub fn prepare(ground: Ground<'_>) -> Result<Ready, Fault> {
         ready_rx,
         ready_tx: Some(ready_tx),
         lifeline_rx,
+        program: plan.program.clone(),
         argv: plan.argv.clone(),
         path: path.unwrap_or_default(),
         env: env

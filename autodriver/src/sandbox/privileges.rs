@@ -17,18 +17,36 @@ use crate::sys::process::lock_securebits;
 pub(super) const ACTS: [&str; 7] = [
     "empty the capability bounding set",
     "lock securebits",
-    "leave all groups",
+    "leave all groups but its own",
     "change the gid",
     "change the uid",
     "empty the capability sets",
     "set no_new_privs",
 ];
 
+/// What a process is to the kernel: credentials(7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ids {
+    /// Real, effective and saved uid.
+    pub uid: u32,
+    /// Real, effective and saved gid.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: &'static [u32],
+}
+
+impl Ids {
+    /// A uid, the gid of the same number, and no other group.
+    pub const fn alone(id: u32) -> Ids {
+        Ids { uid: id, gid: id, groups: &[] }
+    }
+}
+
 /// Whose uid a child of the driver has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Identity {
-    /// One of its own; the gid is the same number.
-    Own(u32),
+    /// One of its own.
+    Own(Ids),
     /// The caller's, since a user namespace has no other; without its capabilities there.
     Confined,
     /// The caller's, who has no privileges to give up.
@@ -47,7 +65,7 @@ impl Identity {
     /// The same, for init: an account that owns nothing, where it can have another than the job.
     pub(super) fn of_init(self) -> Identity {
         match self {
-            Identity::Own(_) => Identity::Own(super::init::NOBODY),
+            Identity::Own(_) => Identity::Own(Ids::alone(super::init::NOBODY)),
             other => other,
         }
     }
@@ -94,9 +112,10 @@ pub(super) fn become_identity(identity: Identity) -> Result<(), Failed> {
         return Ok(());
     }
     lock_securebits().map_err(on(1))?;
-    if let Identity::Own(id) = identity {
-        let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
-        setgroups(&[]).map_err(on(2))?;
+    if let Identity::Own(ids) = identity {
+        let (uid, gid) = (Uid::from_raw(ids.uid), Gid::from_raw(ids.gid));
+        let groups: Vec<Gid> = ids.groups.iter().copied().map(Gid::from_raw).collect();
+        setgroups(&groups).map_err(on(2))?;
         setresgid(gid, gid, gid).map_err(on(3))?;
         setresuid(uid, uid, uid).map_err(on(4))?;
     }

@@ -10,6 +10,8 @@ use nix::errno::Errno;
 
 use super::prepare::Prepared;
 use super::privileges::Identity;
+#[cfg(test)]
+use super::privileges::Ids;
 use super::{on, Failed};
 use crate::sys::process::securebits_are_locked;
 
@@ -17,7 +19,7 @@ use crate::sys::process::securebits_are_locked;
 pub(super) const ACTS: [&str; 6] = [
     "read back the job's status",
     "read back Uid and Gid: they are not the job's",
-    "read back Groups: they are not empty",
+    "read back Groups: they are not the job's",
     "read back CapInh, CapPrm, CapEff, CapBnd, CapAmb and securebits: they are not empty and locked",
     "read back NoNewPrivs: it is not set",
     "read back Seccomp: the filters are not in force",
@@ -48,11 +50,14 @@ pub(super) struct Expected {
 
 fn compare(status: &Status<'_>, expected: Expected) -> Result<(), Failed> {
     let check = |index: usize, holds: bool| if holds { Ok(()) } else { Err(on(index)(DIFFERS)) };
-    if let Identity::Own(id) = expected.identity {
-        let id = id.to_string();
-        let all = |key: &str| status.words(key).count() == 4 && status.words(key).all(|word| word == id);
-        check(1, all("Uid:") && all("Gid:"))?;
-        check(2, status.words("Groups:").next().is_none())?;
+    if let Identity::Own(ids) = expected.identity {
+        let all = |key: &str, id: u32| {
+            let id = id.to_string();
+            status.words(key).count() == 4 && status.words(key).all(|word| word == id)
+        };
+        check(1, all("Uid:", ids.uid) && all("Gid:", ids.gid))?;
+        let is_own = |word: &str| ids.groups.iter().any(|group| word == group.to_string());
+        check(2, status.words("Groups:").all(is_own))?;
     }
     if expected.identity != Identity::Callers {
         let empty = |key: &str| status.words(key).all(|hex| hex.bytes().all(|digit| digit == b'0'));
@@ -115,7 +120,7 @@ mod tests {
 
     #[test]
     fn each_difference_is_found() {
-        let own = Identity::Own(7);
+        let own = Identity::Own(Ids::alone(7));
         // The test's own securebits are not locked, which is the one difference left.
         assert_eq!(index(GOOD, own), Some(3));
         assert_eq!(index(GOOD, Identity::Callers), None);

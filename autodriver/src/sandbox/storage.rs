@@ -6,7 +6,8 @@
 //! job's, and when driver and job are gone, however they went, so is everything on it.
 //!
 //! Where nothing can be mounted it is a directory of the machine's `/tmp`, with the job directory and
-//! a temporary one below it that are the job's alone ([`super::plain`]).
+//! a temporary one below it that are the job's alone ([`super::plain`]); or, of an account that is there
+//! for jobs, its home ([`super::home`]) and where everybody may write.
 
 use std::cell::OnceCell;
 use std::ffi::{CStr, CString};
@@ -21,7 +22,9 @@ use nix::sys::stat::{fchmod, makedev, mkdirat, mknodat, Mode, SFlag};
 use nix::sys::statfs::{fstatfs, Statfs, TMPFS_MAGIC};
 use nix::unistd::{fchownat, pipe2, symlinkat, unlinkat, Gid, Uid, UnlinkatFlags};
 
+use super::home::Home;
 use super::plain::Plain;
+use super::Ids;
 use crate::fault::{Fault, Step};
 use crate::sys::mount::{self, FsContext};
 
@@ -64,7 +67,18 @@ pub struct Storage {
 enum Kind {
     Mounted(Mounted),
     Plain(Plain),
+    Home(Open),
 }
+
+/// Where everybody may write, a job too that has an account of its own.
+#[derive(Debug)]
+struct Open {
+    places: Vec<OwnedFd>,
+    uid: u32,
+}
+
+/// These places, as every Unix has them.
+pub const OPEN: [&str; 3] = ["/tmp", "/var/tmp", "/dev/shm"];
 
 /// A tmpfs.
 #[derive(Debug)]
@@ -121,12 +135,26 @@ impl Storage {
         Ok(Storage { kind: Kind::Plain(plain), job })
     }
 
-    /// Makes the storage, without a limit of its own yet. `owner` is the job's uid, where that is not
+    /// Makes the home of an account the storage, for a job of it that can be given no mount.
+    ///
+    /// # Errors
+    /// EMFILE.
+    pub fn home(home: &Home, uid: u32) -> Result<Storage, Fault> {
+        let job = home.directory().try_clone_to_owned();
+        let job = job.map_err(|error| {
+            Fault::new(Step::Storage, "use the home directory", crate::fault::errno_of(&error))
+        })?;
+        // What is not there cannot be written to.
+        let places = OPEN.into_iter().filter_map(|place| open_directory(AT_FDCWD, place).ok()).collect();
+        Ok(Storage { kind: Kind::Home(Open { places, uid }), job })
+    }
+
+    /// Makes the storage, without a limit of its own yet. `owner` is the job's, where that is not
     /// the driver's; `place` is where it is attached if it must be.
     ///
     /// # Errors
     /// Which part could not be made, and why.
-    pub fn create(owner: Option<u32>, place: String) -> Result<Storage, Fault> {
+    pub fn create(owner: Option<Ids>, place: String) -> Result<Storage, Fault> {
         let fault = |what: &str| {
             let object = format!("make the job's storage: {what}");
             move |errno| Fault::new(Step::Storage, object, errno)
@@ -137,8 +165,8 @@ impl Storage {
         set(c"source", c"autodriver").map_err(fault("source"))?;
         let mount = context.mount(mount::attr::NOSUID).map_err(fault("fsmount"))?;
         make_directory(mount.as_fd(), "job", 0o755).map_err(fault("job"))?;
-        if let Some(id) = owner {
-            let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
+        if let Some(ids) = owner {
+            let (uid, gid) = (Uid::from_raw(ids.uid), Gid::from_raw(ids.gid));
             fchownat(&mount, "job", Some(uid), Some(gid), nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW)
                 .map_err(fault("chown"))?;
         }
@@ -172,23 +200,32 @@ impl Storage {
     fn mounted(&self) -> Result<&Mounted, Errno> {
         match &self.kind {
             Kind::Mounted(mounted) => Ok(mounted),
-            Kind::Plain(_) => Err(NO_MOUNT),
+            Kind::Plain(_) | Kind::Home(_) => Err(NO_MOUNT),
         }
     }
 
-    /// The directory of the machine that it is, if it is one.
+    /// Whether it is where an account of the machine has its files.
+    pub fn is_home(&self) -> bool {
+        matches!(self.kind, Kind::Home(_))
+    }
+
+    /// The directory of the machine that was made for it, if there is one.
     pub fn path(&self) -> Option<&str> {
         match &self.kind {
-            Kind::Mounted(_) => None,
+            Kind::Mounted(_) | Kind::Home(_) => None,
             Kind::Plain(plain) => Some(&plain.path),
         }
     }
 
-    /// What a process has to look through to know what a job has written into a plain one.
-    pub fn directories(&self) -> Vec<BorrowedFd<'_>> {
+    /// What a process has to look through to know what a job has written where it has no mounts, and
+    /// whose files count there, if not all.
+    pub fn directories(&self) -> (Vec<BorrowedFd<'_>>, Option<u32>) {
         match &self.kind {
-            Kind::Mounted(_) => Vec::new(),
-            Kind::Plain(plain) => vec![self.job.as_fd(), plain.tmp.as_fd()],
+            Kind::Mounted(_) => (Vec::new(), None),
+            Kind::Plain(plain) => (vec![self.job.as_fd(), plain.tmp.as_fd()], None),
+            Kind::Home(Open { places, uid }) => {
+                ([self.job.as_fd()].into_iter().chain(places.iter().map(AsFd::as_fd)).collect(), Some(*uid))
+            }
         }
     }
 

@@ -59,15 +59,18 @@ impl Drop for Level {
 
 struct Walk {
     found: Disk,
+    /// Whose files count, where others have some there too.
+    only: Option<u32>,
     budget: u64,
     /// Files with several names.
     linked: HashSet<Id>,
 }
 
 /// What is in these directories, without themselves, looking at no more than `budget` files. A
-/// file with several names counts once.
-pub fn disk(directories: &[BorrowedFd<'_>], budget: u64) -> Disk {
-    let mut walk = Walk { found: Disk::default(), budget, linked: HashSet::new() };
+/// file with several names counts once. With `only`, what other uids own does not count, and their
+/// directories are left alone unless everybody may write there.
+pub fn disk(directories: &[BorrowedFd<'_>], only: Option<u32>, budget: u64) -> Disk {
+    let mut walk = Walk { found: Disk::default(), only, budget, linked: HashSet::new() };
     for directory in directories {
         if walk.tree(*directory).is_err() {
             walk.found.partial = true;
@@ -142,8 +145,12 @@ impl Walk {
             self.budget -= 1;
             match fstatat(directory.as_fd(), name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
                 Ok(stat) => {
-                    self.count(&stat);
-                    if walk::shows_directory(&stat) {
+                    let counts = self.only.is_none_or(|only| stat.st_uid == only);
+                    if counts {
+                        self.count(&stat);
+                    }
+                    let open = stat.st_mode & Mode::S_IWOTH.bits() != 0;
+                    if walk::shows_directory(&stat) && (counts || open) {
                         level.below.push(name);
                     }
                 }
@@ -201,7 +208,7 @@ mod tests {
     }
 
     fn all(place: &Place) -> Disk {
-        disk(&[place.open().as_fd()], u64::MAX)
+        disk(&[place.open().as_fd()], None, u64::MAX)
     }
 
     #[test]
@@ -237,9 +244,9 @@ mod tests {
         for number in 0..20 {
             fs::write(place.0.join(number.to_string()), "").expect("write");
         }
-        let found = disk(&[place.open().as_fd()], 10);
+        let found = disk(&[place.open().as_fd()], None, 10);
         assert_eq!((found.inodes, found.partial), (10, true));
-        assert_eq!(disk(&[place.open().as_fd()], 20), Disk { inodes: 20, ..Disk::default() });
+        assert_eq!(disk(&[place.open().as_fd()], None, 20), Disk { inodes: 20, ..Disk::default() });
     }
 
     #[test]
@@ -264,7 +271,7 @@ mod tests {
             path.push("d");
         }
         fs::create_dir_all(&path).expect("mkdir");
-        let mut walk = Walk { found: Disk::default(), budget: u64::MAX, linked: HashSet::new() };
+        let mut walk = Walk { found: Disk::default(), only: None, budget: u64::MAX, linked: HashSet::new() };
         let level = |path: &Path, held: bool| Level {
             id: id(&fstat(open(path)).expect("stat")),
             directory: held.then(|| open(path)),

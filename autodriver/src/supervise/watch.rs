@@ -71,11 +71,11 @@ impl Watch {
         facts: &Facts,
     ) -> Result<Watch, Fault> {
         let uid = match identity {
-            Identity::Own(uid) => Some(uid),
+            Identity::Own(ids) => Some(ids.uid),
             Identity::Confined | Identity::Callers => None,
         };
-        let mut tree = Tree::new(init, uid.filter(|uid| uids::is_leasable(*uid))).map_err(unwatchable)?;
-        let before = disk(&storage.directories(), u64::MAX);
+        let mut tree = Tree::new(init, uid.filter(|uid| uids::is_jobs_alone(*uid))).map_err(unwatchable)?;
+        let before = written(storage, u64::MAX);
         let device = fstat(storage.job()).map_or(0, |stat| stat.st_dev);
         let enclosing = Enclosing::open(&facts.enclosing, tree.procfs(), init, device, facts.processors);
         let mut sampler = Sampler::new(tree, uid, enclosing);
@@ -109,7 +109,7 @@ impl Watch {
 
     /// Looks.
     pub fn look_now(&mut self, memory: u64, storage: &Storage) {
-        self.disk = disk(&storage.directories(), self.walk_max);
+        self.disk = written(storage, self.walk_max);
         let stored = stored(storage).saturating_sub(self.stored_before);
         match self.sampler.sample(memory, stored) {
             Ok(sample) => self.sample = sample,
@@ -178,12 +178,18 @@ impl Watch {
     /// Kills every process, until a second look finds none. Those that do not die.
     pub fn kill(&self) -> Vec<Pid> {
         let killed = match self.uid {
-            Some(uid) if uids::is_leasable(uid) => kill_uid(uid),
+            Some(uid) if uids::is_jobs_alone(uid) => kill_uid(uid),
             // The caller's, or an account's (`--user`), which may have other processes.
             _ => kill_descendants(self.init),
         };
         killed.err().map_or_else(Vec::new, |unkilled| unkilled.pids)
     }
+}
+
+/// What is in a storage that the driver has to look at.
+fn written(storage: &Storage, budget: u64) -> Disk {
+    let (directories, only) = storage.directories();
+    disk(&directories, only, budget)
 }
 
 /// Bytes of memory that the file system of a storage takes.

@@ -2,6 +2,7 @@
 //! named after its call. Nothing here knows what a job is.
 
 pub mod fd;
+pub mod inherited;
 pub mod ipc;
 pub mod mount;
 pub mod network;

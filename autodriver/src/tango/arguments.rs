@@ -114,6 +114,19 @@ Usage: autodriver [-?] [-f BYTES] [-i SECS] [-o BYTES] [-s[X]] [-t SECS]
             [--timezone=TZ] [--help] [--usage] DIRECTORY
 ";
 
+/// Whether a first word is, or begins with, an option of this form; `--help` is every form's.
+pub fn begins(word: &[u8]) -> bool {
+    match word {
+        b"--" => true,
+        [b'-', b'-', name @ ..] => {
+            let name = name.split(|byte| *byte == b'=').next().unwrap_or_default();
+            !name.is_empty() && KNOWN.iter().any(|one| one.key != Key::Help && one.long.starts_with(name))
+        }
+        [b'-', letter, ..] => KNOWN.iter().any(|one| one.short == Some(*letter)),
+        _ => false,
+    }
+}
+
 /// Reads the arguments, the program's name first; there may be none at all.
 ///
 /// # Errors
@@ -303,6 +316,16 @@ mod tests {
             ("0b1", None),
         ] {
             assert_eq!(strtoul(text.as_bytes()), value, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn words_that_begin_this_form_are_told_from_others() {
+        for word in ["-u5", "-t", "-?", "-s", "--", "--nproc=1", "--time", "--usage"] {
+            assert!(begins(word.as_bytes()), "{word}");
+        }
+        for word in ["", "-", "-h", "-V", "--help", "--h", "--version", "--wall", "run", "autolab", "--=5"] {
+            assert!(!begins(word.as_bytes()), "{word}");
         }
     }
 

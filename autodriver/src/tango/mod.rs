@@ -1,7 +1,104 @@
-//! The Tango form.
+//! # The Tango form: theory of operation
+//!
+//! `autodriver [-u N] [-f BYTES] [-t SECS] [-o BYTES] ... DIRECTORY`: what Tango calls in its grading images
+//! as an ordinary user, setuid root, to have `make` run on a directory as the account `autograde`. The
+//! command line, the lines on standard output, the exit status and `output.log` are Tango's; what runs the
+//! job is what runs all others.
+//!
+//! A setuid program is started by somebody who is not trusted, in a process that they have made. So the
+//! order is: [`caller`] notes who it is; [`shed`] leaves behind all else that they have set up; only then
+//! [`grader`] reads one file of the machine, and [`arguments`] what was said. [`moving`] takes the job
+//! directory, with the rights of the caller. From there on nothing of the caller is left but the numbers
+//! of the options. Nothing here reads an environment variable, a configuration or the other command line.
 
-#[allow(dead_code, reason = "the form that reads them follows")]
 pub mod arguments;
+mod failure;
+mod caller;
+mod shed;
+mod grader;
+mod moving;
+mod log;
+mod zone;
+mod stamps;
+mod transcript;
+mod output;
+mod job;
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::process::ExitCode;
+
+use nix::unistd::{getegid, geteuid, getgid, getuid};
+
+use crate::sys::inherited::is_secure_execution;
+use crate::sys::process::exit_on_abort;
+use arguments::Stop;
+use caller::Caller;
+use failure::{say, Failure, OS_ERROR, USAGE};
+use grader::Grader;
+
+/// Whether this process has more rights than its caller: then there is no other form.
+pub fn is_the_only_form() -> bool {
+    getuid() != geteuid() || getgid() != getegid() || is_secure_execution()
+}
+
+/// Whether the arguments are for this form: where others may be asked for too.
+pub fn is_asked_for(arguments: &[OsString]) -> bool {
+    let Some(first) = arguments.get(1) else { return false };
+    arguments::begins(first.as_bytes()) || std::fs::metadata(first).is_ok_and(|file| file.is_dir())
+}
+
+/// Everything.
+pub fn main(arguments: &[OsString]) -> ExitCode {
+    // Where it is refused, an abort is a signal.
+    let _ = exit_on_abort(OS_ERROR);
+    let status = run(arguments).unwrap_or_else(|failure| {
+        say(&failure.to_string());
+        failure.status
+    });
+    ExitCode::from(status)
+}
+
+fn run(arguments: &[OsString]) -> Result<u8, Failure> {
+    let caller = Caller::of_this_process().map_err(|errno| Failure::os("Unable to get the caller", errno))?;
+    let privileged = geteuid().is_root() && caller.0.uid != 0;
+    if privileged {
+        shed::shed()?;
+        // Its handler went with all others.
+        let _ = exit_on_abort(OS_ERROR);
+    }
+    let grader = check(caller)?;
+    let words: Vec<&[u8]> = arguments.iter().map(|word| word.as_bytes()).collect();
+    let read = match arguments::parse(&words) {
+        Ok(read) => read,
+        Err(Stop::Help(text)) => {
+            failure::print(text.as_bytes());
+            return Ok(0);
+        }
+        Err(Stop::Usage(text)) => {
+            failure::print_error(&text);
+            return Ok(USAGE);
+        }
+    };
+    if !privileged {
+        let why = "autodriver is not setuid root here: chown root, chmod u+s, and no no-new-privileges";
+        return Err(Failure::new(OS_ERROR, why));
+    }
+    job::run(&read, caller, grader)
+}
+
+/// Whether this caller may grade at all, in the order in which Tango's driver looks.
+fn check(caller: Caller) -> Result<Grader, Failure> {
+    if caller.0.uid == 0 {
+        return Err(Failure::new(USAGE, "Autodriver should not be run as root."));
+    }
+    let grader = grader::find()?;
+    if caller.0.uid == grader.ids.uid {
+        let why = format!("This should not be run as the grading user {}", grader::NAME);
+        return Err(Failure::new(USAGE, why));
+    }
+    Ok(grader)
+}
 
 #[cfg(test)]
 mod against_argp;

@@ -51,7 +51,7 @@ impl StandIn {
     /// has no capability, and must only make system calls.
     pub(super) fn act(&self, uid: u32, until: Instant, act: impl FnOnce()) -> Result<(), Errno> {
         // The guard: any other uid has processes that are no job's.
-        if !uids::is_leasable(uid) || self.0.uid != STAND_IN {
+        if !uids::is_jobs_alone(uid) || self.0.uid != STAND_IN {
             return Err(Errno::EINVAL);
         }
         // SAFETY: the driver has a single thread; the child ends below.

@@ -1,0 +1,78 @@
+//! What goes wrong besides the job, and how it is said: a line of the shape that scripts know, and an
+//! exit status.
+
+use std::fmt;
+use std::io::Write;
+
+use nix::errno::Errno;
+
+use crate::fault::Fault;
+
+/// The exit status after bad usage, and where it must not be used at all.
+pub(super) const USAGE: u8 = 1;
+/// The exit status after a timeout.
+pub(super) const TIMEOUT: u8 = 2;
+/// The exit status when something could not be done.
+pub(super) const OS_ERROR: u8 = 3;
+
+/// A failure of ours, never a job's.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) status: u8,
+    text: String,
+    line: u32,
+    errno: Option<Errno>,
+}
+
+impl Failure {
+    /// Something that is not as it must be.
+    #[track_caller]
+    pub(super) fn new(status: u8, text: impl Into<String>) -> Failure {
+        let line = std::panic::Location::caller().line();
+        Failure { status, text: text.into(), line, errno: None }
+    }
+
+    /// A system call failed.
+    #[track_caller]
+    pub(super) fn os(text: impl Into<String>, errno: Errno) -> Failure {
+        Failure { errno: Some(errno), ..Failure::new(OS_ERROR, text) }
+    }
+
+    /// A part of the sandbox failed.
+    #[track_caller]
+    pub(super) fn of(fault: &Fault) -> Failure {
+        Failure::new(OS_ERROR, fault.to_string())
+    }
+}
+
+/// `Autodriver: TEXT at line N`, and why, if a system call knows.
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Autodriver: {} at line {}", self.text.escape_debug(), self.line)?;
+        match self.errno {
+            Some(errno) => write!(f, ": {}", errno.desc()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Says a line on standard output, where those who grade look for it.
+pub(super) fn say(line: &str) {
+    print(&[line.as_bytes(), b"\n"].concat());
+}
+
+/// Writes to standard output. If nobody takes it, nobody is there to be told.
+pub(super) fn print(text: &[u8]) {
+    let mut stdout = std::io::stdout().lock();
+    let _ = stdout.write_all(text).and_then(|()| stdout.flush());
+}
+
+/// Writes to standard error.
+pub(super) fn print_error(text: &[u8]) {
+    let _ = std::io::stderr().write_all(text);
+}
+
+/// Says a line on standard error.
+pub(super) fn mutter(line: &str) {
+    print_error(format!("Autodriver: {}\n", line.escape_debug()).as_bytes());
+}

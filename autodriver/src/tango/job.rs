@@ -1,0 +1,197 @@
+//! One job of Tango's: from the options to the plan, and from the report to what is said of it.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use autodriver_protocol::job::{Bind, Net};
+use autodriver_protocol::report::{Leftover, Report};
+use autodriver_protocol::units::{Size, Time};
+use autodriver_protocol::{Cause, Options};
+use nix::libc::SIGKILL;
+use nix::sys::resource::{Resource, RLIM_INFINITY};
+use nix::sys::signalfd::SignalFd;
+
+use super::arguments::Arguments;
+use super::caller::Caller;
+use super::failure::{Failure, OS_ERROR, TIMEOUT};
+use super::grader::Grader;
+use super::log::{self, Log};
+use super::moving::Source;
+use super::output::{Ending, Output};
+use super::shed;
+use crate::facts::{self, Facts};
+use crate::fault::errno_of;
+use crate::follow::follow;
+use crate::plan::{plan, Plan, User};
+use crate::run::{block_signals, make_ready};
+use crate::sandbox::storage::OPEN;
+use crate::slot::Slot;
+use crate::transfer::ENTRIES_MAX;
+use crate::uids;
+
+/// Executed before any make that the path knows.
+const MAKE: &std::ffi::CStr = c"/usr/bin/make";
+/// Longer than any job takes: no limit.
+const UNLIMITED: Duration = Duration::from_secs(u32::MAX as u64);
+/// More processes than a machine has.
+const PIDS_MAX: u32 = 1 << 22;
+
+/// Runs it; the exit status.
+pub(super) fn run(arguments: &Arguments, caller: Caller, grader: Grader) -> Result<u8, Failure> {
+    let requested = Instant::now();
+    let signals = block_signals().map_err(|fault| Failure::of(&fault))?;
+    let source = Source::open(&arguments.directory, caller)?;
+    let changed = nix::unistd::chdir("/");
+    changed.map_err(|errno| Failure::os("Error changing directories", errno))?;
+    let grader = with_real_home(grader)?;
+    uids::dedicate(grader.ids.uid, Path::new(&grader.home));
+    let facts = facts::probe().map_err(|fault| Failure::of(&fault))?;
+    let _aside = make_ready(&facts).map_err(|fault| Failure::of(&fault))?;
+    let plan = make_plan(arguments, &source.name, &grader, &facts)?;
+    let slot = Slot::open(&plan.user, &facts, facts.half_memory, ENTRIES_MAX);
+    let slot = slot.map_err(|fault| Failure::of(&fault))?;
+    let run = Run { arguments, grader: &grader, facts: &facts, signals: &signals, requested };
+    run.in_slot(slot, plan, source)
+}
+
+/// The home without links on the way: it is looked up again by what cleans up.
+fn with_real_home(grader: Grader) -> Result<Grader, Failure> {
+    let text = format!("Error changing directories to {}", grader.home);
+    let home = std::fs::canonicalize(&grader.home).map_err(|error| Failure::os(&text, errno_of(&error)))?;
+    let home = home.into_os_string().into_string().map_err(|_| Failure::new(OS_ERROR, text))?;
+    Ok(Grader { home, ..grader })
+}
+
+/// The defaults of `autodriver run`, but for what Tango's users have: the network of the container, whose
+/// own decision it is, 32-bit programs, and a stack that may be raised.
+fn make_plan(arguments: &Arguments, name: &str, grader: &Grader, facts: &Facts) -> Result<Plan, Failure> {
+    if let Err(why) = &facts.own_uids {
+        return Err(Failure::new(
+            OS_ERROR,
+            format!("Error setting user ID: a job cannot have one here ({why})"),
+        ));
+    }
+    let given = |value: u32| (value != 0).then_some(value);
+    let pids = given(arguments.nproc).map(|pids| pids.min(PIDS_MAX).into());
+    let options = Options {
+        command: vec!["make".to_owned()],
+        cwd: Some(name.to_owned()),
+        net: Some(Net::Host),
+        abi32: true,
+        wall: Some(Time(given(arguments.timeout).map_or(UNLIMITED, |s| Duration::from_secs(s.into())))),
+        pids,
+        nproc: pids,
+        fsize: Some(Size(given(arguments.fsize).map_or(RLIM_INFINITY, u64::from))),
+        // All of it comes by, and is bounded where it is kept.
+        output: Some(Size(u64::MAX)),
+        bind: if facts.mounts() { shown_of(&grader.home, name) } else { Vec::new() },
+        ..Options::default()
+    };
+    let mut plan = plan(options, facts).map_err(|refusal| Failure::new(OS_ERROR, refusal.0))?;
+    plan.program = Some(MAKE.to_owned());
+    plan.home = grader.home.clone();
+    plan.user = User::Dedicated { ids: grader.ids, home: grader.home.clone() };
+    plan.open = OPEN.map(str::to_owned).to_vec();
+    // Tango's jobs have none, and their output is compared.
+    plan.env.retain(|(name, _)| name != "LANG");
+    for row in plan.rlimits.iter_mut().filter(|row| row.resource == Resource::RLIMIT_STACK) {
+        row.hard = RLIM_INFINITY;
+    }
+    shed::clamp(&mut plan.rlimits);
+    Ok(plan)
+}
+
+/// What an image has put into the home of the account, for a job whose home is its own: to be read.
+fn shown_of(home: &str, name: &str) -> Vec<Bind> {
+    let entries = std::fs::read_dir(home).into_iter().flatten().flatten();
+    let shown = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir() || kind.is_file()));
+    let names = shown.filter_map(|entry| entry.file_name().into_string().ok());
+    let names = names.filter(|entry| entry != name && entry != log::NAME);
+    let bind = |entry| {
+        let path = format!("{home}/{entry}");
+        Bind { src: path.clone(), dest: path, writable: false }
+    };
+    names.map(bind).collect()
+}
+
+/// What a run goes by.
+struct Run<'a> {
+    arguments: &'a Arguments,
+    grader: &'a Grader,
+    facts: &'a Facts,
+    signals: &'a SignalFd,
+    requested: Instant,
+}
+
+impl Run<'_> {
+    /// Runs the job and puts the machine back, and only then says anything: nothing follows the output.
+    fn in_slot(&self, mut slot: Slot, plan: Plan, source: Source) -> Result<u8, Failure> {
+        let ended = self.follow(&mut slot, plan, source);
+        let mut left = Vec::new();
+        match &ended {
+            Ok((report, _)) => left.extend(report.restore.leftovers.iter().cloned()),
+            Err(_) => slot.abandon(self.facts),
+        }
+        if let Some(home) = slot.home() {
+            let kept = log::remove(home).into_iter();
+            left.extend(kept.map(|why| Leftover { kind: "file".into(), what: format!("output.log: {why}") }));
+        }
+        left.extend(slot.close());
+        let left: Vec<String> = left
+            .iter()
+            .map(|one| format!("Error cleaning up: {} {} is still there", one.kind, one.what))
+            .collect();
+        match ended {
+            Ok((report, output)) => self.tell(&report, output, left),
+            Err(failure) => {
+                left.iter().for_each(|line| super::failure::mutter(line));
+                Err(failure)
+            }
+        }
+    }
+
+    fn follow(&self, slot: &mut Slot, plan: Plan, source: Source) -> Result<(Report, Output), Failure> {
+        let ids = self.grader.ids;
+        let Some(home) = slot.home() else { return Err(Failure::new(OS_ERROR, "Error using the home")) };
+        let log =
+            Log::create(home, ids.uid).map_err(|errno| Failure::os("Error opening output file", errno))?;
+        source.move_to(slot.storage().job(), ids)?;
+        let mut output = Output::new(self.arguments, log)?;
+        let job = slot.start(plan, self.facts, self.requested, None, true);
+        let job = job.map_err(|fault| Failure::of(&fault))?;
+        let outcome = follow(job, slot, self.signals, &mut output).map_err(|fault| Failure::of(&fault))?;
+        Ok((slot.conclude(outcome), output))
+    }
+
+    fn tell(&self, report: &Report, output: Output, left: Vec<String>) -> Result<u8, Failure> {
+        let (line, status) = ending(report, self.arguments.timeout);
+        let status = if left.is_empty() { status } else { OS_ERROR };
+        let mut notes = left;
+        if !matches!(report.cause, Cause::Exited | Cause::Signaled | Cause::WallLimit)
+            && report.fault.is_none()
+        {
+            notes.insert(0, format!("The job was ended: {}", report.cause.name()));
+        }
+        output.deliver(Ending { line, notes }, self.signals.as_fd())?;
+        Ok(status)
+    }
+}
+
+/// The line that says how it ended, and the exit status.
+fn ending(report: &Report, timeout: u32) -> (String, u8) {
+    if let Some(fault) = &report.fault {
+        return (Failure::new(OS_ERROR, fault.message.clone()).to_string(), OS_ERROR);
+    }
+    match (report.cause, report.exit_code, report.signal) {
+        (Cause::WallLimit, ..) => (format!("Autodriver: Job timed out after {timeout} seconds"), TIMEOUT),
+        (Cause::Cancelled, ..) => {
+            (Failure::new(OS_ERROR, "Job was cancelled by a signal").to_string(), OS_ERROR)
+        }
+        // As a shell says it, of a job that a limit has ended too.
+        (_, code, signal) => {
+            let status = code.unwrap_or(128 + signal.unwrap_or(SIGKILL));
+            (format!("Autodriver: Job exited with status {status}"), 0)
+        }
+    }
+}
