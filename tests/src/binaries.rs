@@ -32,6 +32,11 @@ pub fn hostile_guest() -> PathBuf {
     beside(&captive(), "hostile-guest")
 }
 
+/// The caller of the Tango form: beside the captive.
+pub fn tango_caller() -> PathBuf {
+    beside(&captive(), "tango-caller")
+}
+
 fn beside(path: &Path, name: &str) -> PathBuf {
     let wanted = path.with_file_name(name);
     assert!(wanted.is_file(), "no {name} beside {}; it is built with it", path.display());

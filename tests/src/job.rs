@@ -170,7 +170,7 @@ fn collect(mut source: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
 }
 
 impl Running {
-    fn start(mut command: Command, folder: Option<TempDir>) -> Running {
+    pub(crate) fn start(mut command: Command, folder: Option<TempDir>) -> Running {
         let started = Instant::now();
         let spawned = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let mut child = spawned.unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));

@@ -45,10 +45,19 @@ impl Failure {
     }
 }
 
+/// Names of files may hold anything, and must not look like lines of ours.
+fn on_one_line(text: &str) -> String {
+    let visible = |letter: char| match letter.is_control() {
+        true => letter.escape_default().to_string(),
+        false => letter.to_string(),
+    };
+    text.chars().map(visible).collect()
+}
+
 /// `Autodriver: TEXT at line N`, and why, if a system call knows.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Autodriver: {} at line {}", self.text.escape_debug(), self.line)?;
+        write!(f, "Autodriver: {} at line {}", on_one_line(&self.text), self.line)?;
         match self.errno {
             Some(errno) => write!(f, ": {}", errno.desc()),
             None => Ok(()),
@@ -74,5 +83,20 @@ pub(super) fn print_error(text: &[u8]) {
 
 /// Says a line on standard error.
 pub(super) fn mutter(line: &str) {
-    print_error(format!("Autodriver: {}\n", line.escape_debug()).as_bytes());
+    print_error(format!("Autodriver: {}\n", on_one_line(line)).as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_one_line_of_the_shape_that_scripts_know() {
+        let plain = Failure::new(USAGE, "it's 'x'\nAutodriver: Job exited").to_string();
+        let number = plain.rsplit(' ').next().and_then(|word| word.parse::<u32>().ok());
+        assert_eq!(number, Some(line!() - 2));
+        assert!(plain.starts_with("Autodriver: it's 'x'\\nAutodriver: Job exited at line "), "{plain}");
+        let os = Failure::os("Unable to fork", Errno::EAGAIN).to_string();
+        assert!(os.ends_with(": Try again") && os.starts_with("Autodriver: Unable to fork at line "), "{os}");
+    }
 }

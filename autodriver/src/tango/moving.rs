@@ -62,7 +62,8 @@ impl Source {
             Ok((parent, directory, stat))
         });
         let (parent, directory, stat) = opened.and_then(|opened| opened).map_err(|errno| match errno {
-            Errno::ELOOP => refused("a symbolic link leads there"),
+            // The second, where the last part is one: O_DIRECTORY is looked at first.
+            Errno::ELOOP | Errno::ENOTDIR => refused("it is no directory, or a symbolic link leads there"),
             errno => Failure::os(format!("Error moving directory '{shown}'"), errno),
         })?;
         if stat.st_uid != caller.0.uid {
