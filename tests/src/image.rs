@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::binaries::tango_caller;
 use crate::job::Running;
-use crate::process::{descendants, wait_until};
+use crate::process::{descendants, processes, wait_until, Process};
 use crate::{autodriver, Outcome};
 
 /// Where autodriver is in it.
@@ -193,6 +193,16 @@ impl Image {
     pub fn put_script(&self, script: &str) {
         self.put_job("all:\n\t@sh ./script\n");
         fs::write(self.path("home/autolab/script"), script).expect("a script");
+    }
+
+    /// The driver of a call that is under way: of this call, since others' drivers run beside it.
+    pub fn driver(&self, call: &Running) -> i32 {
+        let started = call.pid();
+        // Its keeper, a fork of it, is below it.
+        let is_driver = |one: &Process| one.name == "autodriver" && one.uid == 0;
+        let own = processes().into_iter().find(|one| one.pid == started).filter(is_driver);
+        let below = || descendants(started).into_iter().find(is_driver);
+        own.or_else(below).expect("a driver that is root's").pid
     }
 
     /// A call by a user of the image, in `/home`.

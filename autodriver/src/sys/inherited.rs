@@ -21,18 +21,40 @@ pub fn clear_environment() -> Result<(), Errno> {
     }
 }
 
+/// sigaction(2) as the kernel takes it: glibc's own keeps two signals from everybody, which a caller can have
+/// ignored all the same.
+#[repr(C)]
+struct KernelAction {
+    handler: usize,
+    flags: libc::c_ulong,
+    restorer: usize,
+    mask: u64,
+}
+
 /// Forgets pending signals and the dispositions of all; nothing stays blocked.
 pub fn reset_signals() -> Result<(), Errno> {
-    let set = |signal, action| {
-        // SAFETY: neither action is a handler. What refuses it (SIGKILL, SIGSTOP, glibc's own) has none.
-        unsafe { libc::signal(signal, action) };
+    let set = |signal: libc::c_int, handler| {
+        let action = KernelAction { handler, flags: 0, restorer: 0, mask: 0 };
+        let (null, size) = (std::ptr::null_mut::<KernelAction>(), size_of::<u64>());
+        // SAFETY: the action outlives the call and is no handler. What is refused (SIGKILL, SIGSTOP) has none.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, &raw const action, null, size) };
     };
     // Ignoring a signal discards one that is pending: POSIX, "Signal Actions".
     (1..=LAST_SIGNAL).for_each(|signal| set(signal, libc::SIG_IGN));
-    nix::sys::signal::SigSet::empty().thread_set_mask()?;
+    unblock_signals()?;
     let default = (1..=LAST_SIGNAL).filter(|signal| !IGNORED.contains(signal));
     default.for_each(|signal| set(signal, libc::SIG_DFL));
     Ok(())
+}
+
+/// All of them: glibc's own function leaves out those that it keeps.
+fn unblock_signals() -> Result<(), Errno> {
+    let (none, null) = (0_u64, std::ptr::null_mut::<u64>());
+    // SAFETY: the set has the size that is given, and outlives the call.
+    let done = unsafe {
+        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const none, null, size_of::<u64>())
+    };
+    check(done).map(drop)
 }
 
 /// Stops the interval timers, alarm(2) too, which go on across execve(2).

@@ -29,9 +29,9 @@ fn a_job_meets_the_same_whatever_its_caller_has_set_up() {
         &["environment"],
         &["umask"],
         &["limit=fsize:0:"],
-        &["limit=nofile:3:1048576"],
+        &["limit=nofile:3:"],
         &["limit=cpu:1:"],
-        &["limit=core::"],
+        &["limit=core:0:"],
         &["limit=as:200000000:"],
         &["limit=stack:200000:"],
         &["block-signals"],
@@ -59,12 +59,15 @@ fn a_nice_caller_has_its_job_run_all_the_same() {
 }
 
 #[test]
-fn output_goes_nowhere_else_when_there_is_no_stdout() {
+fn output_goes_nowhere_when_there_is_no_stdout() {
     let _alone = alone();
     let image = Image::new();
     let outcome = job(&image, &["close=0,1,2"]);
-    assert_eq!((outcome.status, outcome.text(), outcome.complaint()), (0, "", ""), "{outcome}");
+    // Not into whatever was opened next: glibc puts there what cannot be written to, musl the null device.
+    assert!([0, 3].contains(&outcome.status), "{outcome}");
+    assert_eq!((outcome.text(), outcome.complaint()), ("", ""), "{outcome}");
     assert!(!image.path("home/autolab").exists(), "it was run");
+    assert_eq!(std::fs::read_dir(image.path("home/autograde")).expect("the home").count(), 0);
 }
 
 #[test]
@@ -167,13 +170,9 @@ fn under_a_debugger_it_has_no_rights_and_says_so() {
     let _alone = alone();
     let image = Image::new();
     image.put_script("echo run");
-    let mut child = image.autodriver(["autolab"]).act("traced").command().spawn().expect("it starts");
-    // execve(2) stops a traced process until its tracer lets it go on; nsenter, which is it, never does.
-    let stopped = || e2e::processes().into_iter().find(|one| one.state == 't' && one.uid == image.autolab());
-    let stopped = wait_until(Duration::from_secs(20), stopped).expect("it is stopped, with the caller's uid");
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(stopped.pid), Signal::SIGKILL)
-        .expect("it can be killed");
-    drop(child.wait());
+    let outcome = image.autodriver(["autolab"]).act("traced").run();
+    assert_eq!(outcome.status, 3, "{outcome}");
+    assert!(outcome.text().contains("autodriver is not setuid root here"), "{outcome}");
     assert!(image.path("home/autolab/script").exists());
 }
 
@@ -186,8 +185,7 @@ fn a_signal_of_the_machine_s_cancels_the_job_and_cleans_up() {
     let log = image.path("home/autograde/output.log");
     let begun = || std::fs::read_to_string(&log).ok().filter(|text| text.contains("begun"));
     wait_until(Duration::from_secs(20), begun).expect("it begins");
-    let driver = e2e::processes().into_iter().find(|one| one.name == "autodriver" && one.uid == 0);
-    let driver = nix::unistd::Pid::from_raw(driver.expect("the driver").pid);
+    let driver = nix::unistd::Pid::from_raw(image.driver(&running));
     nix::sys::signal::kill(driver, Signal::SIGTERM).expect("root may");
     let outcome = running.wait();
     assert_eq!(outcome.status, 3, "{outcome}");

@@ -18,7 +18,7 @@ fn start(image: &Image) -> Running {
 }
 
 fn of_jobs(image: &Image) -> usize {
-    processes().iter().filter(|one| one.uid == image.autograde()).count()
+    processes().iter().filter(|one| one.uid == image.autograde() && one.state != 'Z').count()
 }
 
 #[test]
@@ -27,10 +27,7 @@ fn nothing_of_a_killed_driver_s_job_is_there_for_the_next() {
     let image = Image::new();
     for _ in 0..2 {
         let running = start(&image);
-        let drivers = processes().into_iter().filter(|one| one.name == "autodriver" && one.uid == 0);
-        // Its keeper has the same name, and a larger number.
-        let driver = drivers.map(|one| one.pid).min().expect("the driver");
-        kill(Pid::from_raw(driver), Signal::SIGKILL).expect("root may");
+        kill(Pid::from_raw(image.driver(&running)), Signal::SIGKILL).expect("root may");
         running.wait();
         let gone = wait_until(Duration::from_secs(20), || (of_jobs(&image) == 0).then_some(()));
         assert!(gone.is_some(), "{:?}", processes());

@@ -82,7 +82,7 @@ impl Call {
                 personality::set(Persona::ADDR_NO_RANDOMIZE | Persona::UNAME26 | Persona::READ_IMPLIES_EXEC)
                     .map(drop)
             }
-            "traced" => nix::sys::ptrace::traceme(),
+            "traced" => traced(),
             "nonblocking-stdout" => nonblocking_stdout(),
             _ => return Err("no such act".into()),
         };
@@ -117,7 +117,7 @@ fn lose_directory() -> Result<(), Errno> {
     std::fs::remove_dir(place).map_err(|_| Errno::EIO)
 }
 
-/// `NAME:SOFT:HARD`
+/// `NAME:SOFT:HARD`; what is not given stays.
 fn limit(value: &str) -> Result<(), Errno> {
     let parts: Vec<&str> = value.split(':').collect();
     let [name, soft, hard] = parts[..] else { return Err(Errno::EINVAL) };
@@ -134,8 +134,8 @@ fn limit(value: &str) -> Result<(), Errno> {
         "memlock" => Resource::RLIMIT_MEMLOCK,
         _ => return Err(Errno::EINVAL),
     };
-    let number = |text: &str| text.parse().unwrap_or(libc::RLIM_INFINITY);
-    setrlimit(resource, number(soft), number(hard))
+    let now = nix::sys::resource::getrlimit(resource)?;
+    setrlimit(resource, soft.parse().unwrap_or(now.0), hard.parse().unwrap_or(now.1))
 }
 
 fn pending_signals() -> Result<(), Errno> {
@@ -177,6 +177,30 @@ fn one_processor() -> Result<(), Errno> {
     let mut one = CpuSet::new();
     one.set(0)?;
     sched_setaffinity(Pid::from_raw(0), &one)
+}
+
+/// Goes on in a child that this process, an ordinary user's, traces: it lets it go on whatever stops it, and ends
+/// as it ends.
+fn traced() -> Result<(), Errno> {
+    use nix::sys::ptrace;
+    use nix::sys::wait::{waitpid, WaitStatus};
+    // SAFETY: one thread; the child goes on as this process would have.
+    let child = match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Child => return ptrace::traceme(),
+        nix::unistd::ForkResult::Parent { child } => child,
+    };
+    loop {
+        let status = match waitpid(child, None)? {
+            WaitStatus::Exited(_, status) => status,
+            WaitStatus::Stopped(..) => {
+                ptrace::cont(child, None)?;
+                continue;
+            }
+            _ => 97,
+        };
+        // SAFETY: ends this process, of which nothing is to be written any more.
+        unsafe { libc::_exit(status) }
+    }
 }
 
 fn nonblocking_stdout() -> Result<(), Errno> {
