@@ -1,9 +1,10 @@
-//! autodriver as the first process, of a container or of a machine: what nobody else mounts, and the
-//! orphans that nobody else waits for.
+//! autodriver as the first process, of a container or of a machine: what nobody else mounts, the orphans
+//! that nobody else waits for, and the signals that are for whatever runs here.
 
 use std::path::Path;
 
 use nix::mount::{mount, MsFlags};
+use nix::sys::signal::Signal;
 use nix::sys::wait::WaitPidFlag;
 
 use crate::sys::process::wait_for_any;
@@ -16,6 +17,10 @@ const MOUNTS: [(&str, &str, &str); 4] = [
     ("/sys/kernel", "sysfs", "/sys"),
     ("/sys/fs/cgroup/cgroup.procs", "cgroup2", "/sys/fs/cgroup"),
 ];
+
+/// Signals that say something to a program and do not ask it to end. The kernel drops what a first process
+/// does not handle (kill(2)), so that elsewhere they are left alone.
+pub const PASSED_ON: [Signal; 4] = [Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGWINCH, Signal::SIGCONT];
 
 /// Whether this process is PID 1.
 pub fn is_first() -> bool {

@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 use std::time::Instant;
 
 use autodriver_protocol::Cause;
+use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 
 use crate::fault::Fault;
@@ -45,7 +46,13 @@ impl Sink for [Outlet; 2] {
     }
 }
 
-/// Follows the job to its end; its output goes to the sink as it comes. A signal cancels it.
+/// The signal of this number, if it says nothing to a driver.
+pub fn passed_on(number: u32) -> Option<Signal> {
+    first::PASSED_ON.into_iter().find(|signal| u32::try_from(*signal as i32) == Ok(number))
+}
+
+/// Follows the job to its end; its output goes to the sink as it comes. A signal that asks us to end
+/// cancels it.
 ///
 /// # Errors
 /// What it takes to wait for events.
@@ -68,8 +75,11 @@ pub fn follow(mut job: Job, slot: &Slot, signals: &SignalFd, sink: &mut impl Sin
                 }
                 Some(_) => {}
                 None if token == SIGNALS => {
-                    while let Ok(Some(_)) = signals.read_signal() {
-                        job.end(Cause::Cancelled, now);
+                    while let Ok(Some(came)) = signals.read_signal() {
+                        match passed_on(came.ssi_signo) {
+                            Some(signal) => job.pass_on(signal),
+                            None => job.end(Cause::Cancelled, now),
+                        }
                     }
                 }
                 None => {}

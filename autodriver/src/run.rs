@@ -17,6 +17,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use crate::cli::say;
 use crate::facts::{self, Facts};
 use crate::fault::{Fault, Step};
+use crate::first;
 use crate::follow::follow;
 use crate::outlet::Outlet;
 use crate::plan::{plan, Plan};
@@ -271,7 +272,7 @@ pub fn make_ready(facts: &Facts) -> Result<Option<Aside>, Fault> {
     Aside::go(&facts.hierarchy)
 }
 
-/// The signals that end a driver, as a descriptor.
+/// The signals that end a driver, and those that a first process passes on, as a descriptor.
 ///
 /// # Errors
 /// Those of sigprocmask(2) and signalfd(2).
@@ -281,6 +282,7 @@ pub fn block_signals() -> Result<SignalFd, Fault> {
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT] {
         set.add(signal);
     }
+    first::PASSED_ON.into_iter().filter(|_| first::is_first()).for_each(|signal| set.add(signal));
     set.thread_block().map_err(fault)?;
     SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(fault)
 }

@@ -14,6 +14,7 @@ use crate::cli::say;
 use crate::facts::{self, Facts};
 use crate::fault::Fault;
 use crate::first;
+use crate::follow;
 use crate::plan;
 use crate::poller::{Interest, Poller};
 use crate::run::{block_signals, make_ready};
@@ -103,8 +104,13 @@ impl Server {
                     },
                     OUTPUT => {}
                     SIGNALS => {
-                        while let Ok(Some(_)) = signals.read_signal() {}
-                        return Ok(End::Closed);
+                        let mut ends = false;
+                        while let Ok(Some(came)) = signals.read_signal() {
+                            ends |= follow::passed_on(came.ssi_signo).is_none();
+                        }
+                        if ends {
+                            return Ok(End::Closed);
+                        }
                     }
                     token => self.wake(token),
                 }

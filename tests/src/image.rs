@@ -218,6 +218,20 @@ impl Image {
         self.call([OsString::from(AUTODRIVER)].into_iter().chain(words))
     }
 
+    /// `autodriver WORDS...` by autolab, as the first process of a PID namespace.
+    pub fn first<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Running {
+        let (_, pid) = self.keeper.as_ref().expect("a container has its own first process");
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &pid.to_string(), "--mount", "--pid", "--root", "--wd=/", "--"]);
+        command.args(["unshare", "--pid", "--fork", "--mount", "--mount-proc", "--kill-child", "--", CALLER]);
+        command
+            .arg(self.autolab.to_string())
+            .arg(self.autolab.to_string())
+            .args(["cd=/home", "--", AUTODRIVER]);
+        command.args(words.into_iter().map(|word| word.as_ref().to_owned())).stdin(Stdio::null());
+        Running::start_command(command)
+    }
+
     /// Runs `autodriver OPTIONS... autolab` on a script as the job.
     pub fn run(&self, options: &[&str], script: &str) -> Outcome {
         self.put_script(script);

@@ -170,6 +170,11 @@ fn collect(mut source: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
 }
 
 impl Running {
+    /// Starts a driver by other means.
+    pub fn start_command(command: Command) -> Running {
+        Running::start(command, None)
+    }
+
     pub(crate) fn start(mut command: Command, folder: Option<TempDir>) -> Running {
         let started = Instant::now();
         let spawned = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();

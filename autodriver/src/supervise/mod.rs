@@ -301,6 +301,13 @@ impl Job {
         }
     }
 
+    /// Sends every process of the job a signal that is meant for it.
+    pub fn pass_on(&mut self, signal: Signal) {
+        if self.phase == Phase::Running {
+            self.signal(signal);
+        }
+    }
+
     fn init_died(&mut self, now: Instant, storage: &Storage) {
         let _ = waitid(Id::PIDFd(self.spawned.init.pidfd.as_fd()), WaitPidFlag::WEXITED);
         // What it said last, and what the job wrote last, is still in the pipes.

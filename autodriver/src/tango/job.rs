@@ -15,7 +15,7 @@ use nix::sys::signalfd::SignalFd;
 use super::arguments::Arguments;
 use super::caller::Caller;
 use super::failure::{Failure, OS_ERROR, TIMEOUT};
-use super::grader::Grader;
+use super::grader::{self, Grader};
 use super::log::{self, Log};
 use super::moving::Source;
 use super::output::{Ending, Output};
@@ -95,6 +95,8 @@ fn make_plan(arguments: &Arguments, name: &str, grader: &Grader, facts: &Facts) 
     plan.open = OPEN.map(str::to_owned).to_vec();
     // Tango's jobs have none, and their output is compared.
     plan.env.retain(|(name, _)| name != "LANG");
+    // Another account may have the same uid.
+    plan.env.extend(["USER", "LOGNAME"].map(|name| (name.to_owned(), grader::NAME.to_owned())));
     for row in plan.rlimits.iter_mut().filter(|row| row.resource == Resource::RLIMIT_STACK) {
         row.hard = RLIM_INFINITY;
     }

@@ -93,6 +93,7 @@ fn who_may_not_grade_is_told_so_before_the_arguments_are_read() {
         assert_eq!(outcome.status, 3, "{outcome}");
         assert!(outcome.text().starts_with("Autodriver: Invalid grading user"), "{outcome}");
     }
+    fs::write(image.path("etc/passwd"), passwd).expect("passwd");
 }
 
 #[test]
