@@ -53,6 +53,11 @@ impl Image {
     pub fn new() -> Image {
         crate::require_root();
         let in_container = std::env::var_os("ENVIRONMENT").is_some();
+        // What is in its /home and /tmp is removed.
+        assert!(
+            !in_container || Path::new("/.dockerenv").exists(),
+            "ENVIRONMENT is set outside of a container"
+        );
         // Uids that nobody else's processes have: a container has its own machine's.
         let number = std::process::id() % 1000 * 2;
         let folder = (!in_container).then(|| {

@@ -224,6 +224,27 @@ mod tests {
     }
 
     #[test]
+    fn where_others_have_files_only_those_of_the_uid_count() {
+        use std::os::unix::fs::{chown, PermissionsExt};
+        assert!(nix::unistd::geteuid().is_root(), "this test needs root: it gives files away");
+        let place = Place::new("others");
+        let uid = 59_995;
+        for (name, owner, mode) in
+            [("own", uid, 0o700), ("others", uid + 1, 0o755), ("open", uid + 1, 0o1777)]
+        {
+            let path = place.0.join(name);
+            fs::create_dir(&path).expect("mkdir");
+            fs::write(path.join("own"), "x").expect("write");
+            fs::write(path.join("theirs"), "x").expect("write");
+            chown(path.join("own"), Some(uid), None).expect("chown");
+            chown(&path, Some(owner), None).expect("chown");
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("chmod");
+        }
+        // Its directory, its file in that, and its file where everybody may write.
+        assert_eq!(disk(&[place.open().as_fd()], Some(uid), u64::MAX).inodes, 3);
+    }
+
+    #[test]
     fn closed_directory_is_counted_and_stays_closed() {
         use std::os::unix::fs::PermissionsExt;
         let place = Place::new("closed");

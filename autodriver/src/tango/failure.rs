@@ -20,7 +20,7 @@ pub(super) const OS_ERROR: u8 = 3;
 pub(super) struct Failure {
     pub(super) status: u8,
     text: String,
-    line: u32,
+    line: Option<u32>,
     errno: Option<Errno>,
 }
 
@@ -28,8 +28,13 @@ impl Failure {
     /// Something that is not as it must be.
     #[track_caller]
     pub(super) fn new(status: u8, text: impl Into<String>) -> Failure {
-        let line = std::panic::Location::caller().line();
+        let line = Some(std::panic::Location::caller().line());
         Failure { status, text: text.into(), line, errno: None }
+    }
+
+    /// What is said without a line of ours, as by Tango's own driver.
+    pub(super) fn plain(status: u8, text: impl Into<String>) -> Failure {
+        Failure { status, text: text.into(), line: None, errno: None }
     }
 
     /// A system call failed.
@@ -57,7 +62,10 @@ fn on_one_line(text: &str) -> String {
 /// `Autodriver: TEXT at line N`, and why, if a system call knows.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Autodriver: {} at line {}", on_one_line(&self.text), self.line)?;
+        write!(f, "Autodriver: {}", on_one_line(&self.text))?;
+        if let Some(line) = self.line {
+            write!(f, " at line {line}")?;
+        }
         match self.errno {
             Some(errno) => write!(f, ": {}", errno.desc()),
             None => Ok(()),

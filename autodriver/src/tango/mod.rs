@@ -98,7 +98,7 @@ fn run(arguments: &[OsString]) -> Result<u8, Failure> {
 /// Whether this caller may grade at all, in the order in which Tango's driver looks.
 fn check(caller: Caller) -> Result<Grader, Failure> {
     if caller.0.uid == 0 {
-        return Err(Failure::new(USAGE, "Autodriver should not be run as root."));
+        return Err(Failure::plain(USAGE, "Autodriver should not be run as root."));
     }
     let grader = grader::find()?;
     if caller.0.uid == grader.ids.uid {
