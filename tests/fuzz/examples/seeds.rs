@@ -20,7 +20,7 @@ use vmm_local::session::{Fault, Step, Verdict};
 type Seeds = Vec<(&'static str, Vec<u8>)>;
 
 fn main() -> io::Result<()> {
-    let all: [(&str, Seeds); 8] = [
+    let all: [(&str, Seeds); 9] = [
         ("frame_reader", frames()),
         ("guest_messages", guest_messages()),
         ("host_messages", host_messages()),
@@ -29,6 +29,7 @@ fn main() -> io::Result<()> {
         ("archive_unpack", archives()),
         ("archive_round_trip", trees()),
         ("host_session", sessions()),
+        ("tango_arguments", command_lines()),
     ];
     for (target, seeds) in all {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(target);
@@ -439,5 +440,23 @@ fn sessions() -> Seeds {
         ("poisoned", spoken(INPUT | OUTPUTS, &change(7, Kind::Closed, 0, poisoned()))),
         ("two-reports", spoken(0, &[&plain[..4], &plain[3..]].concat())),
         ("not-started", spoken(0, &without(&[1, 2, 3, 5, 6]))),
+    ]
+}
+
+/// Words as execve(2) passes them.
+fn command_lines() -> Seeds {
+    let words = |words: &str| words.replace(' ', "\0").into_bytes();
+    vec![
+        ("tango", words("autodriver -u 500 -f 104857600 -t 90 -o 1024000 autolab")),
+        ("stamps", words("autodriver -u 500 -f 1 -t 90 -o 1 -i 0 -z US/Eastern autolab")),
+        ("long", words("/usr/bin/autodriver --nproc=0x1F --fsize 017 --timeout=+5 --osize=-1 autolab")),
+        ("beginnings", words("autodriver --t 5 --o=6 --f=7 --n=8 --time=9 autolab")),
+        ("stream", words("autodriver -s --stream --stream=x -sx autolab")),
+        ("help", words("autodriver -? --help --usage")),
+        ("end-of-options", words("autodriver -t5 -- -u")),
+        ("two-directories", words("autodriver a b")),
+        ("no-directory", words("autodriver -t 5")),
+        ("unknown", words("autodriver --nothing -x")),
+        ("no-number", words("autodriver -t 5s -u 4294967296 autolab")),
     ]
 }
