@@ -170,6 +170,9 @@ pub fn restore(facts: &Facts) -> Result<Restored, Fault> {
 /// If the uid cannot be locked.
 pub fn clear_uid(facts: &Facts, uid: u32) -> Result<Option<Vec<Leftover>>, Fault> {
     let Some(lease) = uids::try_lease(uid)? else { return Ok(None) };
+    if cgroup::is_held(&facts.hierarchy, uid) {
+        return Ok(None);
+    }
     let left = clear_held(facts, uid, true);
     match left.is_empty() {
         true => drop(lease),
@@ -192,8 +195,12 @@ pub fn clear_held(facts: &Facts, uid: u32, files: bool) -> Vec<Leftover> {
     left
 }
 
-/// Removes the cgroup of what is called so, and who is in it; what could not be removed.
+/// Removes the cgroup of what is called so, and who is in it; what could not be removed. One that a living
+/// driver has is no leftover.
 pub fn clear_cgroups(facts: &Facts, tag: &str) -> Vec<Leftover> {
+    if cgroup::is_held(&facts.hierarchy, tag) {
+        return Vec::new();
+    }
     let clear = |path: &PathBuf| cgroup::clear(path).err().map(|errno| directory(path, errno));
     cgroup::directories(&facts.hierarchy, tag).iter().filter_map(clear).collect()
 }

@@ -1,10 +1,12 @@
 //! The cgroups of a running job, read from outside by another implementation of cgroups.
 
+use std::process::Command;
+
 use cgroups_rs::cpu::CpuController;
 use cgroups_rs::memory::MemController;
 use cgroups_rs::pid::PidController;
 use cgroups_rs::{hierarchies, Cgroup, MaxValue};
-use e2e::{job, Running};
+use e2e::{autodriver, job, Running};
 
 /// Starts a job that waits, with these options.
 fn waiting(options: &[(&str, &str)]) -> Running {
@@ -77,4 +79,28 @@ fn each_job_has_its_own_cgroup() {
     assert_ne!(paths[0], paths[1]);
     one.wait();
     two.wait();
+}
+
+/// Uids are leased by a file in /run, and not all who share the tree of cgroups share that.
+#[test]
+fn a_driver_that_sees_another_run_leaves_a_job_its_cgroup() {
+    const UID: &str = "59500";
+    let elsewhere = |script: &str| {
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--mount", "sh", "-c", &format!("mount -t tmpfs run /run && {script}")]);
+        let driver = format!("{}", autodriver().display());
+        unshare.env("DRIVER", driver).output().expect("unshare starts")
+    };
+    let running = job(["last-words"]).opt("--user", UID).opt("--wall", "5s").opt("--grace", "60s").spawn();
+    let pid = running.job_process().pid;
+    let limited = |pid: i32| path_of(pid, "memory").contains(&format!("autodriver-{UID}"));
+    assert!(limited(pid));
+    let refused = elsewhere(&format!("exec \"$DRIVER\" run --user {UID} -- /bin/true"));
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(125), "{said}");
+    assert!(said.contains("a living driver has it that sees another /run/autodriver"), "{said}");
+    let restored = elsewhere("exec \"$DRIVER\" restore");
+    assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+    assert!(limited(pid), "it is where it was");
+    running.wait().expect_restored();
 }

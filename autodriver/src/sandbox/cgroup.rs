@@ -16,14 +16,18 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{openat, OFlag, AT_FDCWD};
 use nix::sys::signal::Signal;
-use nix::sys::stat::{mkdirat, Mode};
+use nix::sys::stat::{fstat, mkdirat, stat, Mode};
 use nix::unistd::{unlinkat, Pid, UnlinkatFlags};
 
 use crate::facts::{Facts, Hierarchy};
 use crate::fault::{Fault, Step};
+use crate::sys::fd::lock;
 use crate::sys::process::signal_listed;
 use settings::settings;
 pub use settings::{preview, Limits, Setting};
+
+/// Between two attempts at what is about to be possible.
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
 
 /// What the directories are called, before the uid.
 pub(super) const PREFIX: &str = "autodriver-";
@@ -49,6 +53,8 @@ struct Group {
     fd: OwnedFd,
     /// With its controllers.
     place: Place,
+    /// Tells other drivers that this one lives.
+    _lock: OwnedFd,
 }
 
 /// The job's cgroup, in one directory or several.
@@ -164,36 +170,41 @@ impl Cgroup {
         let v2 = matches!(facts.hierarchy, Hierarchy::V2(_));
         let mut cgroup = Cgroup { groups: Vec::new(), v2, born: v2 && facts.clone3 };
         for place in places(&facts.hierarchy) {
-            let (path, fd) = cgroup.make_directory(&place.path, tag)?;
-            cgroup.groups.push(Group { path, fd, place });
+            let group = cgroup.make_directory(&place, tag)?;
+            cgroup.groups.push(group);
         }
         cgroup.limit(limits)?;
         Ok(cgroup)
     }
 
-    fn make_directory(&self, place: &Path, tag: &str) -> Result<(PathBuf, OwnedFd), Fault> {
-        let path = place.join(directory_name(tag));
+    fn make_directory(&self, place: &Place, tag: &str) -> Result<Group, Fault> {
+        let path = place.path.join(directory_name(tag));
         if self.v2 {
-            delegate(place)?;
+            delegate(&place.path)?;
         }
         let make = || mkdirat(AT_FDCWD, &path, Mode::from_bits_truncate(0o755));
         let made = match make() {
             // We hold the uid: whoever made it was killed.
             Err(Errno::EEXIST) => {
-                clear(&path).map_err(|errno| fault("clear stale", &path, errno))?;
+                clear(&path).map_err(|errno| unclear(&path, errno))?;
                 make()
             }
             made => made,
         };
         made.map_err(|errno| fault("make", &path, errno))?;
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let fd =
-            openat(AT_FDCWD, &path, flags, Mode::empty()).map_err(|errno| fault("open", &path, errno))?;
-        Ok((path, fd))
+        let open = || open_directory(&path).map_err(|errno| fault("open", &path, errno));
+        // An opening of its own, which no child is given: a lock lasts as long as anybody has it.
+        let (fd, held) = (open()?, open()?);
+        // In the meantime it may have been somebody else's, and be there anew.
+        match lock(held.as_fd()).and_then(|()| is_there(fd.as_fd(), &path)) {
+            Ok(true) => Ok(Group { path, fd, place: place.clone(), _lock: held }),
+            Ok(false) => Err(unclear(&path, Errno::EWOULDBLOCK)),
+            Err(errno) => Err(unclear(&path, errno)),
+        }
     }
 
     fn limit(&self, limits: Limits) -> Result<(), Fault> {
-        for Group { path, fd, place } in &self.groups {
+        for Group { path, fd, place, .. } in &self.groups {
             for Setting { file, value, may_be_missing } in settings(place, limits, self.v2) {
                 match write(fd.as_fd(), path, file, value) {
                     Err(fault) if may_be_missing && fault.errno == Some(Errno::ENOENT) => {}
@@ -203,6 +214,44 @@ impl Cgroup {
         }
         Ok(())
     }
+}
+
+fn open_directory(path: &Path) -> Result<OwnedFd, Errno> {
+    openat(AT_FDCWD, path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+}
+
+/// Whether a path still leads to this directory.
+fn is_there(dir: BorrowedFd<'_>, path: &Path) -> Result<bool, Errno> {
+    let (held, found) = (fstat(dir)?, stat(path)?);
+    Ok((held.st_dev, held.st_ino) == (found.st_dev, found.st_ino))
+}
+
+/// Why a directory of this name cannot be had.
+fn unclear(path: &Path, errno: Errno) -> Fault {
+    if errno != Errno::EWOULDBLOCK {
+        return fault("clear stale", path, errno);
+    }
+    let why = "a living driver has it that sees another /run/autodriver; let them share it, or a cgroup namespace part them";
+    Fault::refused(Step::Cgroup, format!("use cgroup {}", path.display()), why)
+}
+
+/// Whether a living driver has a cgroup that is called so. Uids are leased by a file in /run, and drivers that see
+/// different ones may share the tree of cgroups: a container that was given the machine's, a chroot.
+pub fn is_held(hierarchy: &Hierarchy, tag: impl Display) -> bool {
+    let locked = |path: PathBuf| open_directory(&path).and_then(|dir| lock_soon(dir.as_fd(), 20));
+    directories(hierarchy, tag).into_iter().any(|path| locked(path) == Err(Errno::EWOULDBLOCK))
+}
+
+/// Locks what a child of a driver that was killed may still have, until it has closed what it does not need: at
+/// most `turns` of 5 ms.
+fn lock_soon(dir: BorrowedFd<'_>, turns: u32) -> Result<(), Errno> {
+    for _ in 0..turns {
+        match lock(dir) {
+            Err(Errno::EWOULDBLOCK) => std::thread::sleep(PAUSE),
+            locked => return locked,
+        }
+    }
+    Err(Errno::EWOULDBLOCK)
 }
 
 /// Splits a sum that is exact by two parts that the kernel only samples, as it does itself for v2
@@ -392,18 +441,21 @@ pub(super) fn remove_directory(path: &Path) -> Result<(), Errno> {
 /// Kills what is in a directory of a killed driver, and removes it.
 ///
 /// # Errors
-/// EBUSY if it does not become empty within a second.
+/// EBUSY if it does not become empty within a second; EWOULDBLOCK if its driver lives.
 pub fn clear(path: &Path) -> Result<(), Errno> {
+    // Held until the end; without it, it is gone.
+    let held = match open_directory(path) {
+        Err(Errno::ENOENT) => return Ok(()),
+        opened => opened?,
+    };
+    lock_soon(held.as_fd(), 200)?;
     for _ in 0..200 {
         match remove_directory(path) {
             Err(Errno::EBUSY) => {}
             result => return result,
         }
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        if let Ok(dir) = openat(AT_FDCWD, path, flags, Mode::empty()) {
-            signal_listed(|| processes(dir.as_fd()), Signal::SIGKILL);
-        }
-        std::thread::sleep(std::time::Duration::from_millis(5));
+        signal_listed(|| processes(held.as_fd()), Signal::SIGKILL);
+        std::thread::sleep(PAUSE);
     }
     Err(Errno::EBUSY)
 }
