@@ -101,6 +101,16 @@ need_job_tools() {
     need python3 python3
 }
 
+# need_toolchains: the compilers, interpreters and debuggers that courses use.
+need_toolchains() {
+    need_job_tools
+    need g++ g++
+    need gdb gdb
+    need valgrind valgrind
+    need node nodejs
+    need go golang-go
+}
+
 # The target of the static binaries: musl where installed, else glibc with its archive linked in.
 static_target() {
     local cpu
