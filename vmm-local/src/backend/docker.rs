@@ -12,8 +12,6 @@
 use std::process::Command;
 use std::sync::Once;
 
-use autodriver_protocol::units::Size;
-
 use super::owner::{host, Owner};
 use super::program::{self, Failed};
 use super::{Backend, BackendError, Name, Peer, Process};
@@ -41,14 +39,6 @@ pub struct DockerOptions {
     #[arg(long, value_name = "PROGRAM")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub engine: Option<String>,
-    /// docker: memory of the container, all its jobs and autodrivers together (default: 2G)
-    #[arg(long, value_name = "B")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub machine_memory: Option<Size>,
-    /// docker: processors of the container (default: all)
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub machine_cpus: Option<u16>,
     /// docker: processes in the container (default: 4096)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(16..))]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -67,6 +57,9 @@ pub struct DockerOptions {
 #[derive(Debug)]
 pub struct Docker {
     options: DockerOptions,
+    /// Bytes.
+    memory: u64,
+    cpus: Option<u16>,
     /// What to put in: if it was asked for by name, even where the image has one.
     autodriver: Process,
     owner: Owner,
@@ -74,8 +67,14 @@ pub struct Docker {
 }
 
 impl Docker {
-    pub(super) fn new(options: DockerOptions, autodriver: Process, owner: Owner) -> Docker {
-        Docker { options, autodriver, owner, swept: Once::new() }
+    pub(super) fn new(
+        options: DockerOptions,
+        memory: u64,
+        cpus: Option<u16>,
+        autodriver: Process,
+        owner: Owner,
+    ) -> Docker {
+        Docker { options, memory, cpus, autodriver, owner, swept: Once::new() }
     }
 
     fn engine(&self) -> &str {
@@ -91,7 +90,6 @@ impl Docker {
     /// The options of `create`, from the outside in.
     fn create_options(&self, machine: &Name) -> Vec<String> {
         let options = &self.options;
-        let memory = options.machine_memory.map_or(2 << 30, |size| size.0).to_string();
         let mut words: Vec<String> = [
             "create".to_owned(),
             format!("--name={PREFIX}{machine}"),
@@ -102,8 +100,8 @@ impl Docker {
             "--user=0:0".to_owned(),
             format!("--network={}", options.machine_network.as_deref().unwrap_or("none")),
             "--security-opt=no-new-privileges".to_owned(),
-            format!("--memory={memory}"),
-            format!("--memory-swap={memory}"),
+            format!("--memory={}", self.memory),
+            format!("--memory-swap={}", self.memory),
             format!("--pids-limit={}", options.machine_pids.unwrap_or(4096)),
             "--read-only".to_owned(),
             // on the engine's disk, not in the container's memory; gone with it
@@ -112,7 +110,7 @@ impl Docker {
             "--tmpfs=/run:nosuid,nodev,noexec,mode=755".to_owned(),
         ]
         .into();
-        words.extend(options.machine_cpus.map(|count| format!("--cpus={count}")));
+        words.extend(self.cpus.map(|count| format!("--cpus={count}")));
         words.extend(options.engine_option.iter().cloned());
         words
     }

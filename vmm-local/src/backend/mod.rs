@@ -8,15 +8,18 @@ mod process;
 mod exec;
 mod docker;
 mod ssh;
+mod qemu;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use autodriver_protocol::units::Size;
 use serde::{Deserialize, Serialize};
 
 pub use docker::{Docker, DockerOptions};
 pub use exec::{Exec, ExecOptions};
+pub use qemu::{Qemu, QemuOptions};
 pub use ssh::{Ssh, SshOptions};
 
 use owner::Owner;
@@ -91,6 +94,9 @@ pub trait Backend: fmt::Debug + Send + Sync {
     fn destroy(&self, machine: &Name) -> Result<(), BackendError>;
 }
 
+/// Bytes of memory of a machine, if nothing else is said: for a few jobs of the default 512M.
+const MEMORY: u64 = 2 << 30;
+
 /// Which backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -102,6 +108,8 @@ pub enum Kind {
     Docker,
     /// A host that one can log in to.
     Ssh,
+    /// A virtual machine for each connection.
+    Qemu,
     /// Any command that starts an `autodriver serve` somewhere.
     Exec,
 }
@@ -111,12 +119,20 @@ pub enum Kind {
 #[serde(deny_unknown_fields)]
 pub struct BackendOptions {
     /// How to get machines; process: this machine
-    #[arg(long, value_enum, default_value = "process", value_name = "process|docker|ssh|exec")]
+    #[arg(long, value_enum, default_value = "process", value_name = "process|docker|ssh|qemu|exec")]
     pub backend: Kind,
     /// The autodriver to start, or to put on the machine (default: beside this program, or in PATH)
     #[arg(long, value_name = "PATH")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub autodriver: Option<PathBuf>,
+    /// docker, qemu: memory of the machine, all its jobs and autodrivers together (default: 2G)
+    #[arg(long, value_name = "B")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub machine_memory: Option<Size>,
+    /// docker, qemu: processors of the machine (default: all; qemu: 1)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub machine_cpus: Option<u16>,
     /// Of [`Kind::Docker`].
     #[command(flatten)]
     #[serde(default)]
@@ -125,6 +141,10 @@ pub struct BackendOptions {
     #[command(flatten)]
     #[serde(default)]
     pub ssh: SshOptions,
+    /// Of [`Kind::Qemu`].
+    #[command(flatten)]
+    #[serde(default)]
+    pub qemu: QemuOptions,
     /// Of [`Kind::Exec`].
     #[command(flatten)]
     #[serde(default)]
@@ -144,10 +164,14 @@ impl BackendOptions {
 
     fn build_for(&self, owner: Owner) -> Box<dyn Backend> {
         let process = Process::new(self.autodriver.clone());
+        let memory = self.machine_memory.map_or(MEMORY, |size| size.0);
         match self.backend {
             Kind::Process => Box::new(process),
-            Kind::Docker => Box::new(Docker::new(self.docker.clone(), process, owner)),
+            Kind::Docker => {
+                Box::new(Docker::new(self.docker.clone(), memory, self.machine_cpus, process, owner))
+            }
             Kind::Ssh => Box::new(Ssh::new(self.ssh.clone(), process)),
+            Kind::Qemu => Box::new(Qemu::new(self.qemu.clone(), memory, self.machine_cpus.unwrap_or(1))),
             Kind::Exec => Box::new(Exec::new(self.exec.clone())),
         }
     }
