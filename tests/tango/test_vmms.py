@@ -140,10 +140,10 @@ class Jobs(Case):
             self.assertEqual(lines[:2], ["Autodriver: Job timed out after 2 seconds", "begun"])
 
     def test_a_timeout_is_2_where_that_is_wanted(self):
-        self.vmms.status = "classic"
-        trace = worker_2024(self.vmms, self.vm, self.files("sleep 100"), 1, True, self.output)
-        self.assertEqual(trace, "Error: Job timed out after 1 seconds")
-        self.assertEqual(self.feedback()[0], "Autodriver: Job timed out after 1 seconds")
+        for self.vmms.status in ("classic", "pdl"):
+            trace = worker_2024(self.vmms, self.vm, self.files("sleep 100"), 1, True, self.output)
+            self.assertEqual(trace, "Error: Job timed out after 1 seconds")
+            self.assertEqual(self.feedback()[0], "Autodriver: Job timed out after 1 seconds")
 
     def test_a_limit_that_tango_does_not_have_is_named(self):
         self.vmms.limits = ["--memory", "32M"]

@@ -15,7 +15,8 @@ In Tango's config.py (all optional):
 
 What runJob returns: `classic` is the status of Tango's autodriver: 0 the job ran, 2 it timed out, 3 the machine failed.
 `legacy` says 0 for a timeout as well, as Tango's Docker VMMSs do in effect: the newer worker would run the job again,
-three times, and throw the student's output away. The first line of the feedback tells either way.
+three times, and throw the student's output away. The first line of the feedback tells either way. `pdl` is `classic`
+for workers that take -1 for a timeout, too: it is never returned, since it would leave open whether the job still runs.
 """
 
 import json
@@ -52,8 +53,8 @@ class VmmLocal(object):
         self.network = getattr(Config, "VMM_LOCAL_NETWORK", None)
         self.limits = list(getattr(Config, "VMM_LOCAL_LIMITS", []))
         self.status = getattr(Config, "VMM_LOCAL_STATUS", "legacy")
-        if self.status not in ("legacy", "classic"):
-            raise ValueError("VMM_LOCAL_STATUS is '%s'; it is 'legacy' or 'classic'" % self.status)
+        if self.status not in ("legacy", "classic", "pdl"):
+            raise ValueError("VMM_LOCAL_STATUS is '%s'; it is 'legacy', 'classic' or 'pdl'" % self.status)
         self.headers = {}  # of the feedback, by machine, from runJob until copyOut
         self.lock = threading.Lock()
 

@@ -54,12 +54,17 @@ impl Owner {
     }
 }
 
-/// This host, as an engine that serves several of them is told (machine-id(5)).
+/// The PID namespace that a machine starts with: PROC_PID_INIT_INO of the kernel.
+const FIRST_NAMESPACE: &str = "pid:[4026531836]";
+
+/// Among whom process numbers and paths mean the same, as an engine that serves several of them is told: this host
+/// (machine-id(5)), or, in a container, whose machine-id may be its image's, those in the same PID namespace.
 pub(super) fn host() -> String {
+    let namespace = fs::read_link("/proc/self/ns/pid").unwrap_or_default().to_string_lossy().into_owned();
     let id = fs::read_to_string("/etc/machine-id").unwrap_or_default();
     match id.trim() {
-        "" => boot(),
-        id => id.to_owned(),
+        id if namespace == FIRST_NAMESPACE && !id.is_empty() => id.to_owned(),
+        _ => format!("{} {namespace}", boot()),
     }
 }
 
