@@ -203,11 +203,12 @@ fn no_memory_for_the_driver() {
     let before = Snapshot::take();
     let (mut right, mut clear) = (0, 0);
     let script = "head -c 300000 given >result; head -c 3000000 /dev/zero; exit 3";
-    for kib in (2600..5200).step_by(50).chain([6000, 8000, 12_000, 16_000, 32_000]) {
+    let image = fs::metadata(autodriver()).expect("the driver").len() >> 10;
+    for kib in (image..image + 2600).step_by(50).chain([6000, 8000, 12_000, 16_000, 32_000]) {
         let limit = move || setrlimit(Resource::RLIMIT_AS, kib << 10, kib << 10).map_err(io::Error::from);
         let ran = Run::with_files(script).before_exec(limit).run();
-        // The kernel kills what does not fit at execve(2), and the C library ends what it cannot start.
-        if ran.report.is_none() && ran.status() != Some(125) && kib < 3000 {
+        // The kernel kills what does not fit at execve(2), and the C library and Rust's end what they cannot start.
+        if ran.report.is_none() && ran.status() != Some(125) && kib < image + 500 {
             clear += 1;
             continue;
         }
