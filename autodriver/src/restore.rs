@@ -252,8 +252,11 @@ fn remove_cgroups_of_dead(facts: &Facts) -> Vec<Leftover> {
         pid.is_some_and(|pid| std::fs::symlink_metadata(format!("/proc/{pid}")).is_err())
     };
     let present = cgroup::present(&facts.hierarchy).into_iter().filter(|(tag, _)| dead(tag));
-    let clear =
-        |(_, path): (String, PathBuf)| cgroup::clear(&path).err().map(|errno| directory(&path, errno));
+    // One that a living driver has is no leftover: its number is of another PID namespace.
+    let clear = |(_, path): (String, PathBuf)| {
+        let failed = cgroup::clear(&path).err().filter(|errno| *errno != Errno::EWOULDBLOCK);
+        failed.map(|errno| directory(&path, errno))
+    };
     present.filter_map(clear).collect()
 }
 

@@ -205,6 +205,27 @@ class Failures(Case):
         self.assertEqual(self.vmms.copyIn(self.vm, missing), -1)
         self.assertEqual(self.vmms.copyIn(self.vm, [InputFile(None, None)], 7), -1)
 
+    def test_a_job_without_its_files_is_not_graded(self):
+        missing = self.files("true") + [InputFile(self.path("missing"), "missing")]
+        trace = worker_2024(self.vmms, self.vm, missing, 5, True, self.output)
+        self.assertEqual(trace, "Error: OS error while running job on VM")
+        self.assertIn("no machine", self.feedback()[0])
+
+    def test_nonsense_is_told_and_raises_nothing(self):
+        for vm in (TangoMachine(None), TangoMachine(self.vm.id, image=None), object()):
+            vm.__dict__.update(memory="much") if hasattr(vm, "memory") else None
+            for value in (self.vmms.waitVM(vm, None), self.vmms.copyIn(vm, [InputFile("a", "b\0")])):
+                self.assertEqual(value, -1)
+            self.assertEqual(self.vmms.runJob(vm, "soon", None), 3)
+            self.assertEqual(self.vmms.copyOut(vm, "/tmp/a\0b"), -1)
+            self.assertEqual((self.vmms.getPartialOutput(vm), self.vmms.destroyVM(vm)), ("", None))
+
+    def test_limits_of_the_configuration_come_first(self):
+        self.vmms.limits = ["--pids", "20", "--fsize=1M", "--wall", "1s"]
+        trace = worker_2024(self.vmms, self.vm, self.files("ulimit -f; sleep 9"), 30, True, self.output)
+        self.assertEqual(trace, "Success: Autodriver returned normally")
+        self.assertEqual(self.feedback()[1], "2048", "blocks of 512 bytes")
+
     def test_a_feedback_file_that_cannot_be_written_is_minus_one(self):
         self.vmms.copyIn(self.vm, self.files("true"))
         self.vmms.runJob(self.vm, 5, 1000, True)

@@ -19,6 +19,7 @@ three times, and throw the student's output away. The first line of the feedback
 for workers that take -1 for a timeout, too: it is never returned, since it would leave open whether the job still runs.
 """
 
+import functools
 import json
 import logging
 import os
@@ -37,12 +38,31 @@ Config = config.Config
 
 # What Tango's autodriver returns.
 RAN, TIMED_OUT, OS_ERROR = 0, 2, 3
-# The longest that anything but a job may take, in seconds; vmm-local's own deadlines come before.
-STEP = 300
+# The longest that anything but a job may take, in seconds.
+STEP = 420
+# What a machine has besides what its job may have, in megabytes: autodriver, and the kernel's own.
+BESIDE = 256
 # What vmm-local may take beyond a job's own time: copying both ways, and putting the machine back.
 AROUND = 900
 # Machine names are 1 to 64 of these.
 FORBIDDEN = re.compile(r"[^A-Za-z0-9._-]")
+
+
+def never_raises(failed):
+    """Whatever goes wrong in a call that Tango makes, it returns `failed`, and the log says what."""
+
+    def decorate(call):
+        @functools.wraps(call)
+        def guarded(self, *args, **kwargs):
+            try:
+                return call(self, *args, **kwargs)
+            except Exception:  # the worker would not survive it, whatever it is
+                self.log.exception("%s", call.__name__)
+                return failed() if callable(failed) else failed
+
+        return guarded
+
+    return decorate
 
 
 class VmmLocal(object):
@@ -60,40 +80,58 @@ class VmmLocal(object):
 
     # The seven calls
 
+    @never_raises(-1)
     def initializeVM(self, vm):
         """Makes the machine; 0 or -1."""
         self.destroyVM(vm)
         return self._make(vm)
 
+    @never_raises(-1)
     def waitVM(self, vm, max_secs):
         """Waits until it answers; 0 or -1."""
         if not self.existsVM(vm) and self._make(vm) != 0:
             return -1
         return -1 if self._call(["wait", self._name(vm), "--timeout", "%ds" % max_secs], max_secs + STEP)[0] else 0
 
+    @never_raises(-1)
     def copyIn(self, vm, inputFiles, job_id=None):
-        """Copies the job's files, flat, into a machine that has none of another job; 0 or -1."""
+        """Copies the job's files, flat, into a machine that has none of another job; 0 or -1, and then there is no
+        machine: the worker of 2024 runs the job all the same, and must not grade what is not whole."""
         if self.initializeVM(vm) != 0:
             return -1
+        copied = self._copy(vm, inputFiles)
+        if copied != 0:
+            self.destroyVM(vm)
+        return copied
+
+    def _copy(self, vm, inputFiles):
         try:
             # In a directory of their own: vmm-local takes a colon in a path for a destination.
             with tempfile.TemporaryDirectory(prefix="vmm-local-") as folder:
                 for file in inputFiles:
                     shutil.copy(file.localFile, os.path.join(folder, os.path.basename(file.destFile)))
                 return -1 if self._call(["copy-in", self._name(vm), folder], STEP)[0] else 0
-        except (OSError, shutil.Error, AttributeError, TypeError) as why:
+        except (OSError, shutil.Error, AttributeError, TypeError, ValueError) as why:
             self.log.warning("%s: cannot copy in: %s", self._name(vm), why)
             return -1
 
+    @never_raises(OS_ERROR)
     def runJob(self, vm, runTimeout, maxOutputFileSize, disableNetwork=False):
         """Runs make on what was copied in; what it returns, VMM_LOCAL_STATUS says. It ends, and the job with it."""
-        words = ["run-job", self._name(vm), "--quiet", "--wall", "%ds" % max(1, int(runTimeout or 60))]
-        words += ["--output", str(int(maxOutputFileSize or 1024 * 1000))]
-        for option, name in (("--fsize", "VM_ULIMIT_FILE_SIZE"), ("--pids", "VM_ULIMIT_USER_PROC")):
-            if getattr(Config, name, None):
-                words += [option, str(getattr(Config, name))]
-        words += ["--net", "host" if self.network and not disableNetwork else "none"]
-        code, _, said = self._call(words + self.limits, int(runTimeout or 60) + AROUND)
+        limits = {
+            "--wall": "%ds" % max(1, int(runTimeout or 60)),
+            "--output": str(int(maxOutputFileSize or 1024 * 1000)),
+            "--fsize": getattr(Config, "VM_ULIMIT_FILE_SIZE", None),
+            "--pids": getattr(Config, "VM_ULIMIT_USER_PROC", None),
+            "--memory": "%dM" % int(vm.memory) if getattr(vm, "memory", None) else None,
+            "--net": "host" if self.network and not disableNetwork else "none",
+        }
+        words = ["run-job", self._name(vm), "--quiet"] + self.limits
+        given = [word.split("=")[0] for word in self.limits]
+        for option, value in limits.items():
+            if value and option not in given:
+                words += [option, str(value)]
+        code, _, said = self._call(words, int(runTimeout or 60) + AROUND)
         report = self._report(vm)
         header, ended = headline(report, runTimeout, said)
         with self.lock:
@@ -103,6 +141,7 @@ class VmmLocal(object):
             return OS_ERROR
         return RAN if self.status == "legacy" else ended
 
+    @never_raises(-1)
     def copyOut(self, vm, destFile):
         """Writes the feedback, and destroys the machine; 0 or -1."""
         name = self._name(vm)
@@ -113,18 +152,20 @@ class VmmLocal(object):
             with open(destFile, "wb") as dest:
                 dest.write(header.encode("utf-8", "replace") + b"\n" + output)
             written = 0
-        except (OSError, TypeError) as why:
+        except (OSError, TypeError, ValueError) as why:
             self.log.warning("%s: cannot write %s: %s", name, destFile, why)
             written = -1
         self.destroyVM(vm)
         return written
 
+    @never_raises(None)
     def destroyVM(self, vm):
         """Destroys it, whatever runs on it; one that is not there is destroyed."""
         with self.lock:
             self.headers.pop(self._name(vm), None)
         self._call(["destroy", self._name(vm)], STEP)
 
+    @never_raises(list)
     def getVMs(self):
         """Every machine of this Tango."""
         machines = []
@@ -141,6 +182,7 @@ class VmmLocal(object):
 
     # What else Tango asks
 
+    @never_raises(None)
     def safeDestroyVM(self, vm):
         """Destroys it, and looks whether it is gone, for at most DESTROY_SECS."""
         end = time.time() + getattr(Config, "DESTROY_SECS", 5)
@@ -151,9 +193,11 @@ class VmmLocal(object):
         if self.existsVM(vm):
             self.log.warning("%s is still there", self._name(vm))
 
+    @never_raises(False)
     def existsVM(self, vm):
         return self._name(vm) in self._call(["list"], STEP)[1].split()
 
+    @never_raises(list)
     def getImages(self):
         images = getattr(Config, "VMM_LOCAL_IMAGES", None)
         if images is not None:
@@ -166,6 +210,7 @@ class VmmLocal(object):
         # Jobs name an image with its tag, or without one where that is "latest".
         return sorted(set(names + [name[: -len(":latest")] for name in names if name.endswith(":latest")]))
 
+    @never_raises("")
     def getPartialOutput(self, vm):
         """What the job has printed so far; nothing, where there is none."""
         most = getattr(Config, "MAX_OUTPUT_FILE_SIZE", 1000 * 1024)
@@ -182,10 +227,10 @@ class VmmLocal(object):
 
     def _make(self, vm):
         words = ["initialize", self._name(vm)] + self.backend
-        if "docker" in self.backend:
+        if any(word in ("docker", "--backend=docker") for word in self.backend):
             words += ["--image", vm.image]
             if getattr(vm, "memory", None):
-                words += ["--machine-memory", "%dM" % int(vm.memory)]
+                words += ["--machine-memory", "%dM" % (int(vm.memory) + BESIDE)]
             if getattr(vm, "cores", None):
                 words += ["--machine-cpus", str(int(vm.cores))]
             if self.network:
@@ -194,18 +239,15 @@ class VmmLocal(object):
 
     def _report(self, vm):
         """The report on the job that has just ended; None, where there is none."""
-        handle, path = tempfile.mkstemp(prefix="vmm-local-")
         try:
-            os.close(handle)
-            if self._call(["copy-out", self._name(vm), path, "--report"], STEP)[0] != 0:
-                return None
-            with open(path) as file:
-                report = json.load(file)
+            with tempfile.NamedTemporaryFile(prefix="vmm-local-") as file:
+                if self._call(["copy-out", self._name(vm), file.name, "--report"], STEP)[0] != 0:
+                    return None
+                with open(file.name) as written:
+                    report = json.load(written)
             return report if isinstance(report, dict) else None
         except (OSError, ValueError):
             return None
-        finally:
-            os.unlink(path)
 
     def _call(self, words, seconds, text=True):
         return self._run([self.program, "vm"] + words, seconds, text)
@@ -221,7 +263,7 @@ class VmmLocal(object):
                 stderr=subprocess.PIPE,
                 start_new_session=True,
             )
-        except OSError as why:
+        except (OSError, TypeError, ValueError) as why:
             self.log.warning("cannot start %s: %s", words[0], why)
             return -1, nothing, "cannot start %s: %s" % (words[0], why)
         try:

@@ -182,7 +182,8 @@ impl Cgroup {
         if self.v2 {
             delegate(&place.path)?;
         }
-        let make = || mkdirat(AT_FDCWD, &path, Mode::from_bits_truncate(0o755));
+        // Closed to others, who could lock it.
+        let make = || mkdirat(AT_FDCWD, &path, Mode::S_IRWXU);
         let made = match make() {
             // We hold the uid: whoever made it was killed.
             Err(Errno::EEXIST) => {

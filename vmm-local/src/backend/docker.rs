@@ -20,6 +20,8 @@ use super::{Backend, BackendError, Name, Peer, Process};
 const PREFIX: &str = "vmm-local-";
 /// The label with the host that made it.
 const HOST: &str = "autodriver.host";
+/// The label with the machine's name.
+const MACHINE: &str = "autodriver.machine";
 /// The label with whose it is.
 const OWNER: &str = "autodriver.owner";
 /// Where the autodriver is put that the image lacks: a volume, since the rest can only be read.
@@ -92,8 +94,9 @@ impl Docker {
         let options = &self.options;
         let mut words: Vec<String> = [
             "create".to_owned(),
-            format!("--name={PREFIX}{machine}"),
+            format!("--name={}", self.container(machine)),
             format!("--label={HOST}={}", host()),
+            format!("--label={MACHINE}={machine}"),
             format!("--label={OWNER}={}", self.owner.text()),
             // stdin stays open, and nobody ever writes to it
             "--interactive".to_owned(),
@@ -104,6 +107,8 @@ impl Docker {
             format!("--memory-swap={}", self.memory),
             format!("--pids-limit={}", options.machine_pids.unwrap_or(4096)),
             "--read-only".to_owned(),
+            // an image's own would run beside the jobs
+            "--no-healthcheck".to_owned(),
             // on the engine's disk, not in the container's memory; gone with it
             "--volume=/tmp".to_owned(),
             "--volume=/var/tmp".to_owned(),
@@ -115,12 +120,14 @@ impl Docker {
         words
     }
 
-    /// A container that runs the image's own autodriver.
-    fn start_own(&self, machine: &Name, image: &str) -> Result<(), Failed> {
+    /// A container that runs the image's own autodriver; false if that is none of ours.
+    fn start_own(&self, machine: &Name, image: &str) -> Result<bool, Failed> {
         let options = self.create_options(machine);
         let command = ["--entrypoint=autodriver", image, "serve"];
         self.run(options.iter().map(String::as_str).chain(command))?;
-        self.start(machine)
+        self.start(machine)?;
+        let version = self.run(["exec", &self.container(machine), "autodriver", "--version"]);
+        Ok(version.is_ok_and(|version| version.starts_with("autodriver ")))
     }
 
     /// A container that runs the one that is put in.
@@ -131,28 +138,66 @@ impl Docker {
         let entry = format!("--entrypoint={INJECTED}/autodriver");
         let command = [volume.as_str(), "--env", INJECTED_PATH, &entry, image, "serve"];
         self.run(options.iter().map(String::as_str).chain(command))?;
-        self.run(["cp", &autodriver, &format!("{PREFIX}{machine}:{INJECTED}/autodriver")])?;
+        self.run(["cp", &autodriver, &format!("{}:{INJECTED}/autodriver", self.container(machine))])?;
         Ok(self.start(machine)?)
     }
 
     fn start(&self, machine: &Name) -> Result<(), Failed> {
-        self.run(["start", &format!("{PREFIX}{machine}")]).map(drop)
+        self.run(["start", &self.container(machine)]).map(drop)
     }
 
-    /// Removes the containers of this host that nobody has any more.
-    fn sweep(&self) -> Result<(), BackendError> {
+    /// Removes the containers of this host that nobody has any more, each by its id: its name may be another's
+    /// by then. What cannot be removed is left to the next one, and to whoever else is removing it.
+    fn sweep(&self) {
         let filter = format!("--filter=label={HOST}={}", host());
-        let format = format!("--format={{{{.Names}}}}\t{{{{.Label \"{OWNER}\"}}}}");
-        let listed = self.run(["ps", "--all", &filter, &format])?;
-        for (name, owner) in listed.lines().filter_map(|line| line.split_once('\t')) {
-            let machine = name.strip_prefix(PREFIX).and_then(|name| name.parse::<Name>().ok());
-            let (Some(machine), Some(owner)) = (machine, Owner::parse(owner)) else { continue };
+        let format =
+            format!("--format={{{{.ID}}}}\t{{{{.Label \"{MACHINE}\"}}}}\t{{{{.Label \"{OWNER}\"}}}}");
+        let listed = self.run(["ps", "--all", &filter, &format]).unwrap_or_default();
+        for line in listed.lines() {
+            let mut fields = line.splitn(3, '\t');
+            let (id, machine, owner) = (fields.next(), fields.next(), fields.next());
+            let machine = machine.and_then(|name| name.parse::<Name>().ok());
+            let (Some(id), Some(machine), Some(owner)) = (id, machine, owner.and_then(Owner::parse)) else {
+                continue;
+            };
             if owner.has_left(&machine) {
-                self.destroy(&machine)?;
+                let _ = self.remove(id);
             }
         }
-        Ok(())
     }
+
+    fn remove(&self, container: &str) -> Result<(), Failed> {
+        match self.run(["rm", "--force", "--volumes", container]) {
+            Err(failed) if is_going(&failed) => Ok(()),
+            removed => removed.map(drop),
+        }
+    }
+
+    /// What its container is called: no other owner's machine of the same name has this.
+    fn container(&self, machine: &Name) -> String {
+        format!("{PREFIX}{machine}-{}", self.owner.tag())
+    }
+
+    fn make(&self, machine: &Name, image: &str) -> Result<(), BackendError> {
+        if self.autodriver.is_given() {
+            return self.start_injected(machine, image);
+        }
+        match self.start_own(machine, image) {
+            Ok(true) => Ok(()),
+            Err(failed) if !lacks_program(&failed) => Err(failed.into()),
+            // There is none, or it is another program of that name, such as Tango's own.
+            Ok(false) | Err(_) => {
+                self.destroy(machine)?;
+                self.start_injected(machine, image)
+            }
+        }
+    }
+}
+
+/// Whether somebody else is removing it, or has.
+fn is_going(failed: &Failed) -> bool {
+    let said = failed.said.to_lowercase();
+    said.contains("no such container") || said.contains("already in progress")
 }
 
 /// Whether an engine says that the image has no such program, in the words of runc and crun.
@@ -167,23 +212,18 @@ impl Backend for Docker {
         let Some(image) = self.options.image.as_deref() else {
             return Err(BackendError("--backend docker needs --image IMAGE".to_owned()));
         };
-        let mut swept = Ok(());
-        self.swept.call_once(|| swept = self.sweep());
-        swept?;
-        if self.autodriver.is_given() {
-            return self.start_injected(machine, image);
+        if image.starts_with('-') || image.is_empty() {
+            return Err(BackendError(format!("--image '{image}' is no image")));
         }
-        match self.start_own(machine, image) {
-            Err(failed) if lacks_program(&failed) => {
-                self.destroy(machine)?;
-                self.start_injected(machine, image)
-            }
-            started => Ok(started?),
-        }
+        self.swept.call_once(|| self.sweep());
+        self.make(machine, image).inspect_err(|_| {
+            // What there is of it; the error that matters is the first.
+            let _ = self.destroy(machine);
+        })
     }
 
     fn connect(&self, machine: &Name) -> Result<Peer, BackendError> {
-        let name = format!("{PREFIX}{machine}");
+        let name = self.container(machine);
         let mut command = Command::new(self.engine());
         command.args(["exec", "--interactive", &name, "autodriver", "serve"]);
         Peer::spawn(&mut command)
@@ -191,9 +231,6 @@ impl Backend for Docker {
     }
 
     fn destroy(&self, machine: &Name) -> Result<(), BackendError> {
-        match self.run(["rm", "--force", "--volumes", &format!("{PREFIX}{machine}")]) {
-            Err(failed) if failed.said.to_lowercase().contains("no such container") => Ok(()),
-            removed => Ok(removed.map(drop)?),
-        }
+        Ok(self.remove(&self.container(machine))?)
     }
 }

@@ -4,6 +4,11 @@
 use std::fs;
 use std::path::Path;
 
+use nix::errno::Errno;
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
+use sha2::{Digest, Sha256};
+
 use super::Name;
 
 /// As long as whom a machine lives.
@@ -27,12 +32,28 @@ impl Owner {
         Owner::Kept(root.to_string_lossy().into_owned())
     }
 
-    /// Whether a machine has nobody any more.
+    /// Whether a machine has nobody any more. What cannot be seen is not gone: another user's processes may be
+    /// hidden (hidepid of proc(5)), and directories closed.
     pub(super) fn has_left(&self, machine: &Name) -> bool {
         match self {
-            Owner::Process { pid, started: at, boot: of } => *of != boot() || started(*pid) != Some(*at),
-            Owner::Kept(root) => !Path::new(root).join(machine).exists(),
+            Owner::Process { pid, started: at, boot: of } => {
+                *of != boot()
+                    || match started(*pid) {
+                        Some(now) => now != *at,
+                        None => is_gone(*pid),
+                    }
+            }
+            Owner::Kept(root) => {
+                let root = Path::new(root);
+                root.is_dir() && matches!(root.join(machine).try_exists(), Ok(false))
+            }
         }
+    }
+
+    /// What tells machines of the same name apart: eight hexadecimal digits, the same for the same owner.
+    pub(super) fn tag(&self) -> String {
+        let text = format!("{} {}", host(), self.text());
+        Sha256::digest(text.as_bytes())[..4].iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// As it is written on a machine.
@@ -66,6 +87,11 @@ pub(super) fn host() -> String {
         id if namespace == FIRST_NAMESPACE && !id.is_empty() => id.to_owned(),
         _ => format!("{} {namespace}", boot()),
     }
+}
+
+/// Whether there is no process of this number, which kill(2) says even of those that are hidden.
+fn is_gone(pid: u32) -> bool {
+    i32::try_from(pid).is_ok_and(|pid| pid > 0 && kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH))
 }
 
 fn boot() -> String {
@@ -103,6 +129,8 @@ mod tests {
         let machine: Name = "m".parse().unwrap();
         let owner = Owner::kept(root.path());
         assert!(owner.has_left(&machine));
+        assert!(!Owner::kept(Path::new("/nowhere/at/all")).has_left(&machine), "who knows");
+        assert!(owner.tag() == owner.tag() && owner.tag() != Owner::this_process().tag());
         fs::create_dir(root.path().join(&machine)).unwrap();
         assert!(!owner.has_left(&machine));
         assert_eq!(Owner::parse(&owner.text()), Some(owner));

@@ -29,7 +29,10 @@ pub(super) struct Failed {
 
 impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let said = self.said.lines().map(str::trim).rfind(|line| !line.is_empty());
+        // The last line that is no advice on how to call it.
+        let advice = ["Run '", "See '", "Usage:"];
+        let tells = |line: &&str| !line.is_empty() && !advice.iter().any(|begin| line.starts_with(begin));
+        let said = self.said.lines().map(str::trim).rfind(tells);
         match said {
             Some(said) => write!(f, "'{}' {}: {}", self.what, self.how, text::printable(said)),
             None => write!(f, "'{}' {}", self.what, self.how),

@@ -79,8 +79,20 @@ impl Qemu {
     fn command(&self) -> Result<Command, BackendError> {
         let kernel = given("--kernel", self.options.kernel.as_deref())?;
         let initramfs = given("--initramfs", self.options.initramfs.as_deref())?;
-        let mut command = Command::new(PROGRAM);
-        command.args(["-M", "q35", "-cpu", "max,-arch-capabilities", "-nodefaults", "-no-user-config"]);
+        // A guest that hangs does not see the end of its input: qemu ends with whoever started it.
+        let mut command = Command::new("setpriv");
+        command.args([
+            "--pdeathsig",
+            "KILL",
+            "--",
+            PROGRAM,
+            "-M",
+            "q35",
+            "-cpu",
+            "max,-arch-capabilities",
+            "-nodefaults",
+            "-no-user-config",
+        ]);
         let accelerator = self.options.accel.unwrap_or_else(Accelerator::best).name();
         command.args(["-no-reboot", "-display", "none", "-accel", accelerator]);
         command.args(["-m", &format!("{}M", self.memory >> 20), "-smp", &self.cpus.to_string()]);
@@ -109,8 +121,9 @@ impl Backend for Qemu {
     }
 
     fn connect(&self, _machine: &Name) -> Result<Peer, BackendError> {
-        Peer::spawn(&mut self.command()?)
-            .map_err(|error| BackendError(format!("cannot start {PROGRAM}: {error}; install it")))
+        Peer::spawn(&mut self.command()?).map_err(|error| {
+            BackendError(format!("cannot start 'setpriv' for {PROGRAM}: {error}; install util-linux"))
+        })
     }
 
     fn destroy(&self, _machine: &Name) -> Result<(), BackendError> {

@@ -20,7 +20,6 @@ use super::{Backend, BackendError, Name, Peer, Process};
 /// Of every ssh: never a question; a host that went silent is given up; one session for all.
 const OPTIONS: [&str; 12] = [
     "-T",
-    "-oBatchMode=yes",
     "-oConnectTimeout=30",
     "-oServerAliveInterval=10",
     "-oServerAliveCountMax=3",
@@ -31,6 +30,7 @@ const OPTIONS: [&str; 12] = [
     "-oPermitLocalCommand=no",
     "-oClearAllForwardings=yes",
     "-oRequestTTY=no",
+    "-oRemoteCommand=none",
 ];
 
 /// On the host, with the file's name in $1 and its hash in $2: whether it is there, whole. Says `have` or
@@ -38,12 +38,14 @@ const OPTIONS: [&str; 12] = [
 const LOOK: &str = "f=$HOME/.cache/vmm-local/$1; [ -x \"$f\" ] || { echo want; exit; }; \
      s=$(sha256sum \"$f\" 2>/dev/null) || { echo have; exit; }; \
      [ \"${s%% *}\" = \"$2\" ] && echo have || echo want";
-/// On the host: takes the file from stdin.
+/// On the host: takes the file, of $2 bytes, from stdin.
 const TAKE: &str = "umask 077; d=$HOME/.cache/vmm-local; mkdir -p \"$d\" && cat >\"$d/.$1.$$\" && \
-     chmod 700 \"$d/.$1.$$\" && mv -f \"$d/.$1.$$\" \"$d/$1\"";
+     if [ \"$(wc -c <\"$d/.$1.$$\")\" -eq \"$2\" ]; then \
+     chmod 700 \"$d/.$1.$$\" && mv -f \"$d/.$1.$$\" \"$d/$1\"; \
+     else rm -f \"$d/.$1.$$\"; echo cut short >&2; exit 1; fi";
 /// On the host: starts it.
 const SERVE: &str = "f=$HOME/.cache/vmm-local/$1; \
-     if [ \"$(id -u)\" = 0 ] || ! sudo -n true 2>/dev/null; then exec \"$f\" serve; fi; \
+     if [ \"$(id -u)\" = 0 ] || ! sudo -n test -x \"$f\" 2>/dev/null; then exec \"$f\" serve; fi; \
      exec sudo -n \"$f\" serve";
 
 /// What configures it.
@@ -71,6 +73,12 @@ pub struct Ssh {
 struct Pushed {
     path: PathBuf,
     hash: String,
+    /// Bytes, as text.
+    size: String,
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl Pushed {
@@ -78,8 +86,7 @@ impl Pushed {
         let unreadable = |error| BackendError(format!("cannot read '{}': {error}", path.display()));
         let mut bytes = Vec::new();
         File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes)).map_err(unreadable)?;
-        let hash = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(Pushed { path, hash })
+        Ok(Pushed { path, hash: hex(&Sha256::digest(&bytes)), size: bytes.len().to_string() })
     }
 
     fn name(&self) -> String {
@@ -103,12 +110,15 @@ impl Ssh {
     /// `ssh HOST` with a script for the host's `sh`, and its arguments, which have no quotes in them.
     fn command(&self, script: &str, arguments: &[&str]) -> Result<Command, BackendError> {
         let mut command = Command::new("ssh");
-        command.args(OPTIONS);
+        // ssh takes the first value that it is given: but for questions the user's come before ours.
+        command.arg("-oBatchMode=yes").args(&self.options.ssh_option).args(OPTIONS);
         if let Some(place) = control_directory() {
-            command.arg(format!("-oControlPath={}/%C", place.display()));
+            // %C is made of host, port and user: who goes another way there shall not share a session.
+            let way = hex(&Sha256::digest(self.options.ssh_option.join("\n").as_bytes())[..4]);
+            command.arg(format!("-oControlPath={}/%C-{way}", place.display()));
         }
         let quoted = script.replace('\'', r"'\''");
-        command.args(&self.options.ssh_option).arg("--").arg(self.host()?);
+        command.arg("--").arg(self.host()?);
         command.arg(format!("exec sh -c '{quoted}' sh {}", arguments.join(" ")));
         Ok(command)
     }
@@ -121,7 +131,7 @@ impl Ssh {
         }
         let source = File::open(&file.path)
             .map_err(|error| BackendError(format!("cannot read '{}': {error}", file.path.display())))?;
-        Ok(program::run(&what, &mut self.command(TAKE, &[&name])?, Some(source)).map(drop)?)
+        Ok(program::run(&what, &mut self.command(TAKE, &[&name, &file.size])?, Some(source)).map(drop)?)
     }
 }
 
@@ -131,9 +141,16 @@ fn control_directory() -> Option<PathBuf> {
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
     let base = runtime.unwrap_or_else(|| format!("/tmp/vmm-local-{}", nix::unistd::geteuid()).into());
     let place = base.join("vmm-ssh");
-    // %C is a hash of 40 characters, and ssh adds 17 while it makes the socket: unix(7) allows 108.
-    (place.as_os_str().len() + 1 + 40 + 17 < 108 && is_own_directory(&base) && is_own_directory(&place))
-        .then_some(place)
+    // %C is a hash of 40 characters, ours of 8, and ssh adds 17 while it makes the socket: unix(7) allows 108. It reads
+    // the path as it does its configuration.
+    let is_plain = place.to_str().is_some_and(|path| {
+        path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-+".contains(&byte))
+    });
+    (is_plain
+        && place.as_os_str().len() + 1 + 40 + 9 + 17 < 108
+        && is_own_directory(&base)
+        && is_own_directory(&place))
+    .then_some(place)
 }
 
 /// Makes it, if need be; false if somebody else did.
@@ -181,17 +198,22 @@ mod tests {
     #[test]
     fn scripts_survive_the_way_to_the_hosts_shell() {
         let home = tempfile::tempdir().unwrap();
-        let run = |script: &str, input: Option<File>| {
-            let command = ssh("host").command(script, &["autodriver-0123", "0000"]).unwrap();
+        let run = |script: &str, size: &str, input: Option<File>| {
+            let command = ssh("host").command(script, &["autodriver-0123", size]).unwrap();
             let remote = command.get_args().last().unwrap().to_owned();
             let mut local = Command::new("sh");
-            program::run("sh", local.arg("-c").arg(remote).env("HOME", home.path()), input).unwrap()
+            program::run("sh", local.arg("-c").arg(remote).env("HOME", home.path()), input)
         };
-        assert_eq!(run(LOOK, None), "want\n");
+        assert_eq!(run(LOOK, "0000", None).unwrap(), "want\n");
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), "#!/bin/sh\necho \"$@\" >&2; echo served").unwrap();
-        run(TAKE, Some(File::open(file.path()).unwrap()));
-        assert_eq!(run(LOOK, None), "want\n", "another hash");
-        assert_eq!(run(SERVE, None), "served\n");
+        let size = file.path().metadata().unwrap().len();
+        let take = |size: u64| run(TAKE, &size.to_string(), Some(File::open(file.path()).unwrap()));
+        let cut = take(size + 1).unwrap_err().to_string();
+        assert!(cut.ends_with("cut short"), "{cut}");
+        assert!(run(SERVE, "", None).is_err(), "nothing was put in its place");
+        take(size).unwrap();
+        assert_eq!(run(LOOK, "0000", None).unwrap(), "want\n", "another hash");
+        assert_eq!(run(SERVE, "", None).unwrap(), "served\n");
     }
 }
