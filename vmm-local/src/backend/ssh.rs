@@ -52,7 +52,7 @@ const SERVE: &str = "f=$HOME/.cache/vmm-local/$1; \
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::Args)]
 #[serde(deny_unknown_fields)]
 pub struct SshOptions {
-    /// ssh: the host, as ssh takes it: a name of ~/.ssh/config, [USER@]HOST, ssh://...
+    /// ssh: the host, as ssh takes it: a name of ~/.ssh/config, USER@HOST, HOST
     #[arg(long, value_name = "HOST")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
