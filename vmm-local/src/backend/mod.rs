@@ -16,6 +16,7 @@ use std::str::FromStr;
 
 use autodriver_protocol::units::Size;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 pub use docker::{Docker, DockerOptions};
 pub use exec::{Exec, ExecOptions};
@@ -92,6 +93,11 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// # Errors
     /// What could not be removed.
     fn destroy(&self, machine: &Name) -> Result<(), BackendError>;
+}
+
+/// The SHA-256 of some bytes, in hexadecimal digits.
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Bytes of memory of a machine, if nothing else is said: for a few jobs of the default 512M.

@@ -7,9 +7,8 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
-use sha2::{Digest, Sha256};
 
-use super::Name;
+use super::{sha256, Name};
 
 /// As long as whom a machine lives.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +52,7 @@ impl Owner {
     /// What tells machines of the same name apart: eight hexadecimal digits, the same for the same owner.
     pub(super) fn tag(&self) -> String {
         let text = format!("{} {}", host(), self.text());
-        Sha256::digest(text.as_bytes())[..4].iter().map(|byte| format!("{byte:02x}")).collect()
+        sha256(text.as_bytes())[..8].to_owned()
     }
 
     /// As it is written on a machine.

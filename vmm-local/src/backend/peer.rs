@@ -78,7 +78,7 @@ impl Peer {
         self.stdout = None;
         let Some(mut child) = self.process.take() else { return Ending::Exited(None) };
         let Ok(number) = i32::try_from(child.id()) else { return Ending::Exited(None) };
-        let went = leaves(Pid::from_raw(number));
+        let went = leaves(Pid::from_raw(number), PARTING);
         // Also what it started and left behind. Until it is waited for, the number is its own.
         let _ = killpg(Pid::from_raw(number), Signal::SIGKILL);
         match (child.wait(), went) {
@@ -89,9 +89,9 @@ impl Peer {
     }
 }
 
-/// Waits for a process to end by itself, without taking its status; false if it does not.
-fn leaves(process: Pid) -> bool {
-    let deadline = Instant::now() + PARTING;
+/// Waits for a child to end by itself, without taking its status; false if it does not within `patience`.
+pub(super) fn leaves(process: Pid, patience: Duration) -> bool {
+    let deadline = Instant::now() + patience;
     let mut pause = Duration::from_micros(200);
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     while let Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) = waitid(Id::Pid(process), flags) {

@@ -5,11 +5,12 @@ use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{killpg, Signal};
 use nix::unistd::Pid;
 
+use super::peer::leaves;
 use super::BackendError;
 use crate::text;
 
@@ -73,23 +74,14 @@ pub(super) fn run(what: &str, command: &mut Command, input: Option<File>) -> Res
 /// The end of a process; `None` if it had to be killed.
 fn wait(command: &mut Command) -> io::Result<Option<ExitStatus>> {
     let mut child = command.spawn()?;
-    let deadline = Instant::now() + PATIENCE;
-    let mut pause = Duration::from_millis(1);
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
-        }
-        if Instant::now() >= deadline {
-            let group = i32::try_from(child.id()).map(Pid::from_raw).unwrap_or(Pid::from_raw(-1));
-            if group.as_raw() > 1 {
-                let _ = killpg(group, Signal::SIGKILL);
-            }
-            child.wait()?;
-            return Ok(None);
-        }
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(20));
+    let number = i32::try_from(child.id()).map_err(io::Error::other)?;
+    let ended = leaves(Pid::from_raw(number), PATIENCE);
+    if !ended {
+        // Until it is waited for, the number is its own.
+        let _ = killpg(Pid::from_raw(number), Signal::SIGKILL);
     }
+    let status = child.wait()?;
+    Ok(ended.then_some(status))
 }
 
 fn read(file: &mut File) -> io::Result<String> {

@@ -12,10 +12,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use sha2::{Digest, Sha256};
-
 use super::program;
-use super::{Backend, BackendError, Name, Peer, Process};
+use super::{sha256, Backend, BackendError, Name, Peer, Process};
 
 /// Of every ssh: never a question; a host that went silent is given up; one session for all.
 const OPTIONS: [&str; 12] = [
@@ -77,16 +75,12 @@ struct Pushed {
     size: String,
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 impl Pushed {
     fn of(path: PathBuf) -> Result<Pushed, BackendError> {
         let unreadable = |error| BackendError(format!("cannot read '{}': {error}", path.display()));
         let mut bytes = Vec::new();
         File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes)).map_err(unreadable)?;
-        Ok(Pushed { path, hash: hex(&Sha256::digest(&bytes)), size: bytes.len().to_string() })
+        Ok(Pushed { path, hash: sha256(&bytes), size: bytes.len().to_string() })
     }
 
     fn name(&self) -> String {
@@ -114,8 +108,8 @@ impl Ssh {
         command.arg("-oBatchMode=yes").args(&self.options.ssh_option).args(OPTIONS);
         if let Some(place) = control_directory() {
             // %C is made of host, port and user: who goes another way there shall not share a session.
-            let way = hex(&Sha256::digest(self.options.ssh_option.join("\n").as_bytes())[..4]);
-            command.arg(format!("-oControlPath={}/%C-{way}", place.display()));
+            let way = sha256(self.options.ssh_option.join("\n").as_bytes());
+            command.arg(format!("-oControlPath={}/%C-{}", place.display(), &way[..8]));
         }
         let quoted = script.replace('\'', r"'\''");
         command.arg("--").arg(self.host()?);
