@@ -130,15 +130,7 @@ fn expect_verdict(job: u32, sample: &Sample, output: &[u8], report: &Report) {
 #[track_caller]
 fn expect_stopped(ends: attacks::Ends, output: &str, report: &Report, what: &str) {
     assert!(!output.lines().any(|line| line.starts_with(attacks::BROKE)), "{what}: {output}");
-    let held = output.lines().any(|line| line.starts_with(attacks::HELD));
-    let refused = held && report.cause == Cause::Exited && report.exit_code == Some(0);
-    let as_it_must = match ends {
-        attacks::Ends::Refused => refused,
-        attacks::Ends::By(causes) => causes.contains(&report.cause),
-        attacks::Ends::RefusedOrBy(causes) => refused || causes.contains(&report.cause),
-        attacks::Ends::Signal(signal) => report.signal == Some(signal),
-    };
-    assert!(as_it_must, "{what}: {output}");
+    assert!(ends.are_met(report, output), "{what}: {output}");
 }
 
 #[test]

@@ -3,9 +3,10 @@
 use std::fmt;
 use std::time::Duration;
 
-use autodriver_protocol::{Cause, Layer};
+use autodriver_protocol::{Cause, Layer, Report};
 
 use crate::tools::{Attempt, Role};
+use crate::HELD;
 
 /// One attack.
 #[derive(Clone, Copy)]
@@ -77,6 +78,21 @@ pub enum Ends {
     RefusedOrBy(&'static [Cause]),
     /// By this signal of its own doing.
     Signal(i32),
+}
+
+impl Ends {
+    /// Whether a job that was reported on like this, and printed this, has ended so.
+    pub fn are_met(self, report: &Report, output: &str) -> bool {
+        let refused = report.cause == Cause::Exited
+            && report.exit_code == Some(0)
+            && output.lines().any(|line| line.starts_with(HELD));
+        match self {
+            Ends::Refused => refused,
+            Ends::By(causes) => causes.contains(&report.cause),
+            Ends::RefusedOrBy(causes) => refused || causes.contains(&report.cause),
+            Ends::Signal(signal) => report.cause == Cause::Signaled && report.signal == Some(signal),
+        }
+    }
 }
 
 /// An attack that one job tries, which the layers `stopped_by` refuse, each by itself.

@@ -112,15 +112,7 @@ impl Evidence<'_> {
 
     /// How the report says that the job ended, if it must have ended otherwise.
     fn ended_otherwise(&self, report: &Report) -> Option<String> {
-        let refused = report.cause == Cause::Exited
-            && report.exit_code == Some(0)
-            && said(&self.attacker.output, HELD).is_some();
-        let as_it_must = match self.attack.ends {
-            Ends::Refused => refused,
-            Ends::By(causes) => causes.contains(&report.cause),
-            Ends::RefusedOrBy(causes) => refused || causes.contains(&report.cause),
-            Ends::Signal(signal) => report.cause == Cause::Signaled && report.signal == Some(signal),
-        };
+        let as_it_must = self.attack.ends.are_met(report, &self.attacker.output);
         let line = self.attacker.outcome.verdict.line();
         (!as_it_must).then(|| format!("ended by {line}, not {}", expected(self.attack.ends)))
     }
