@@ -201,8 +201,13 @@ pub fn clear_cgroups(facts: &Facts, tag: &str) -> Vec<Leftover> {
     if cgroup::is_held(&facts.hierarchy, tag) {
         return Vec::new();
     }
-    let clear = |path: &PathBuf| cgroup::clear(path).err().map(|errno| directory(path, errno));
-    cgroup::directories(&facts.hierarchy, tag).iter().filter_map(clear).collect()
+    cgroup::directories(&facts.hierarchy, tag).iter().filter_map(|path| clear_cgroup(path)).collect()
+}
+
+/// As [`clear_cgroups`], one directory.
+fn clear_cgroup(path: &Path) -> Option<Leftover> {
+    let failed = cgroup::clear(path).err().filter(|errno| *errno != Errno::EWOULDBLOCK);
+    failed.map(|errno| directory(path, errno))
 }
 
 /// Removes what dead drivers of this user left that leased no uid; what could not be removed.
@@ -252,12 +257,8 @@ fn remove_cgroups_of_dead(facts: &Facts) -> Vec<Leftover> {
         pid.is_some_and(|pid| std::fs::symlink_metadata(format!("/proc/{pid}")).is_err())
     };
     let present = cgroup::present(&facts.hierarchy).into_iter().filter(|(tag, _)| dead(tag));
-    // One that a living driver has is no leftover: its number is of another PID namespace.
-    let clear = |(_, path): (String, PathBuf)| {
-        let failed = cgroup::clear(&path).err().filter(|errno| *errno != Errno::EWOULDBLOCK);
-        failed.map(|errno| directory(&path, errno))
-    };
-    present.filter_map(clear).collect()
+    // That of a living driver may be among them: its number is of another PID namespace.
+    present.filter_map(|(_, path)| clear_cgroup(&path)).collect()
 }
 
 /// Any other uid is an account's (`--user`), which may have processes of its own.
