@@ -39,7 +39,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    if tango::is_the_only_form() || !cli::knows(&arguments) && tango::is_asked_for(&arguments) {
+    if tango::is_the_only_form() || tango::is_asked_for(&arguments) && !cli::knows(&arguments) {
         return tango::main(&arguments);
     }
     cli::main(arguments)
