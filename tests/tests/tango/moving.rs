@@ -145,10 +145,10 @@ fn a_directory_that_is_swapped_while_it_is_taken_gives_nothing_away() {
     secret(&image, "home/root/file");
     fs::set_permissions(image.path("home/root"), Permissions::from_mode(0o755)).expect("chmod");
     // What is in it, and the directory itself, come and go as links and as what they should be.
-    let swap = "cd /tmp/work || exit; while :; do
+    let swap = "cd /tmp/given || exit; while :; do
         mv job/sub job/old && ln -s /home/root job/sub; rm -f job/sub; mv job/old job/sub
         mv job was && ln -s /home/root job; rm -f job; mv was job; done 2>/dev/null";
-    let make = "rm -rf /tmp/work; mkdir -p /tmp/work/job/sub && cd /tmp/work/job && echo mine >sub/file &&
+    let make = "rm -rf /tmp/given; mkdir -p /tmp/given/job/sub && cd /tmp/given/job && echo mine >sub/file &&
         printf 'all:\\n\\t@cat sub/file\\n' >Makefile";
     let until = Instant::now() + Duration::from_secs(8);
     let (mut taken, mut refused) = (0, 0);
@@ -156,7 +156,7 @@ fn a_directory_that_is_swapped_while_it_is_taken_gives_nothing_away() {
         let made = image.call(["/bin/sh", "-c", make]).run();
         assert_eq!(made.status, 0, "{made}");
         let mut swapper = image.call(["/bin/sh", "-c", swap]).command().spawn().expect("sh");
-        let outcome = image.autodriver(["/tmp/work/job"]).run();
+        let outcome = image.autodriver(["/tmp/given/job"]).run();
         // All that is the caller's.
         image.call(["/bin/sh", "-c", "kill -9 -1"]).run();
         drop(swapper.wait());
