@@ -4,6 +4,7 @@ mod jobs;
 mod pool;
 mod result;
 mod table;
+mod worker;
 
 use std::fmt;
 use std::fs::File;
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use autodriver_protocol::job::DOCUMENT_MAX;
+use autodriver_protocol::units::Time;
 use autodriver_protocol::Options;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -19,7 +21,7 @@ use crate::backend::{Backend, BackendOptions};
 use crate::cancel::Cancel;
 use crate::session::Deadlines;
 use crate::text;
-use pool::Pool;
+use pool::{Bounds, Pool};
 use result::JobResult;
 
 /// Exit status when a job could not be graded, or was not as expected.
@@ -35,6 +37,12 @@ pub struct BatchOptions {
     /// Machines at once (default: as many as processors)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(MACHINES_MAX)))]
     pub machines: Option<u16>,
+    /// Jobs that one machine takes at most, before another, made ahead, takes its place
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = clap::value_parser!(u32).range(1..))]
+    pub machine_jobs: u32,
+    /// Age at which a machine takes no other job
+    #[arg(long, value_name = "T", default_value = "1h")]
+    pub machine_age: Time,
     /// Write one JSON object a line as jobs end (- for stdout; the table then goes to stderr)
     #[arg(long, value_name = "FILE|-")]
     pub jsonl: Option<PathBuf>,
@@ -86,7 +94,8 @@ pub fn run(backend: &BackendOptions, deadlines: Deadlines, options: &BatchOption
         Cancel::on_signals().map_err(|error| BatchError(format!("cannot handle signals: {error}")))?;
     let backend = backend.build();
     let machines = usize::from(options.machines.unwrap_or_else(processors)).min(jobs.len());
-    let pool = Pool { backend: &*backend, deadlines, cancel: &cancel, machines };
+    let bounds = Bounds { jobs: options.machine_jobs, age: options.machine_age.0 };
+    let pool = Pool { backend: &*backend, deadlines, cancel: &cancel, machines, bounds };
     check(&*backend)?;
     let began = Instant::now();
     let mut lines = options.jsonl.as_deref().map(Lines::open).transpose()?;

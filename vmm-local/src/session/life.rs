@@ -60,6 +60,8 @@ pub struct Outcome {
     pub notes: Vec<String>,
     /// Whether the machine can take another job.
     pub machine_is_sound: bool,
+    /// Whether it went, or was given up, before the job's life on it was over.
+    pub machine_is_lost: bool,
     /// From `run` to the report by the host's own clock, for what the machine says of it.
     pub took: Option<Duration>,
 }
@@ -67,8 +69,9 @@ pub struct Outcome {
 impl Outcome {
     /// Of a job that never met a machine.
     pub fn of(fault: Fault) -> Outcome {
-        let machine_is_sound = !fault.lost;
-        Outcome { verdict: Verdict::Fault(fault), notes: Vec::new(), machine_is_sound, took: None }
+        let machine_is_lost = fault.lost;
+        let (verdict, notes) = (Verdict::Fault(fault), Vec::new());
+        Outcome { verdict, notes, machine_is_sound: !machine_is_lost, machine_is_lost, took: None }
     }
 }
 
@@ -173,8 +176,9 @@ pub fn perform(connection: &mut Connection, assignment: &Assignment, sink: &mut 
     if let (Some(restore), Verdict::Fault(_)) = (restore.as_ref().filter(|r| poisoned(r)), &verdict) {
         life.notes.push(format!("the machine is poisoned: {}", listed(restore)));
     }
-    let machine_is_sound = !connection.is_over() && !reported && !restore.as_ref().is_some_and(poisoned);
-    Outcome { verdict, notes: life.notes, machine_is_sound, took: life.took }
+    let machine_is_lost = connection.is_over();
+    let machine_is_sound = !machine_is_lost && !reported && !restore.as_ref().is_some_and(poisoned);
+    Outcome { verdict, notes: life.notes, machine_is_sound, machine_is_lost, took: life.took }
 }
 
 fn listed(restore: &Restore) -> String {
