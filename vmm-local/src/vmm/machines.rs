@@ -87,10 +87,10 @@ impl Vmm for Machines {
             *file = file.canonicalize().unwrap_or_else(|_| file.clone());
         }
         let backend = options.build_kept(&self.root);
-        state::create(&self.root, machine, &options)?;
+        let held = state::create(&self.root, machine, &options)?;
         backend.create(machine).map_err(|error| {
             // What there is of it goes; the error that matters is the first.
-            let _ = self.destroy_vm(machine);
+            let _ = backend.destroy(machine).is_ok_and(|()| state::remove(&self.root, machine, held).is_ok());
             VmmError::Backend(error)
         })
     }

@@ -6,7 +6,7 @@
 use std::env;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -83,24 +83,26 @@ impl Held {
     }
 }
 
-/// Makes the directory of a machine, whole or not at all.
-pub(super) fn create(root: &Path, machine: &Name, options: &BackendOptions) -> Result<(), VmmError> {
+/// Makes the directory of a machine, whole or not at all, in use by us from its first moment.
+pub(super) fn create(root: &Path, machine: &Name, options: &BackendOptions) -> Result<Held, VmmError> {
     let fresh = hidden(root, machine, "new");
     // Hand-ins are nobody else's business.
     let made = DirBuilder::new().recursive(true).mode(0o700).create(fresh.join("in"));
     made.map_err(VmmError::files("make", &fresh))?;
     let text = serde_json::to_vec(options).map_err(VmmError::files("describe", &fresh))?;
     let filled = fs::write(fresh.join("machine.json"), text).and_then(|()| File::create(fresh.join("lock")));
-    filled.map_err(VmmError::files("write to", &fresh))?;
+    let lock = filled.map_err(VmmError::files("write to", &fresh))?;
+    let held = try_hold(&fresh, machine, lock)?.map_err(|_| VmmError::InUse(machine.clone()))?;
+    let dir = root.join(machine);
     // A directory that is not empty, as every machine's is, cannot be renamed over.
-    let renamed = fs::rename(&fresh, root.join(machine));
-    renamed.map_err(|error| {
+    let renamed = fs::rename(&fresh, &dir);
+    renamed.map(|()| Held { dir: dir.clone(), ..held }).map_err(|error| {
         let _ = fs::remove_dir_all(&fresh);
         match error.kind() {
             io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists => {
                 VmmError::Exists(machine.clone())
             }
-            _ => VmmError::files("make", &root.join(machine))(error),
+            _ => VmmError::files("make", &dir)(error),
         }
     })
 }
@@ -114,7 +116,7 @@ fn hidden(root: &Path, machine: &Name, why: &str) -> PathBuf {
 pub(super) fn hold(root: &Path, machine: &Name) -> Result<Held, VmmError> {
     let mut file = lock_file(root, machine)?;
     for _ in 0..2 {
-        match try_hold(root, machine, file)? {
+        match try_hold(&root.join(machine), machine, file)? {
             Ok(held) => return Ok(held),
             // Between a fork and its exec, a child of ours may hold on for a moment.
             Err(again) => file = again,
@@ -132,9 +134,9 @@ fn lock_file(root: &Path, machine: &Name) -> Result<File, VmmError> {
     })
 }
 
-/// The lock, or the file back if somebody else holds it.
-fn try_hold(root: &Path, machine: &Name, file: File) -> Result<Result<Held, File>, VmmError> {
-    let dir = root.join(machine);
+/// The lock of the machine in `dir`, or the file back if somebody else holds it.
+fn try_hold(dir: &Path, machine: &Name, file: File) -> Result<Result<Held, File>, VmmError> {
+    let dir = dir.to_owned();
     let mut lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => lock,
         Err((file, nix::errno::Errno::EAGAIN)) => return Ok(Err(file)),
@@ -155,7 +157,7 @@ pub(super) fn seize(root: &Path, machine: &Name) -> Result<Held, VmmError> {
         let deadline = Instant::now() + patience;
         let mut told = false;
         while Instant::now() < deadline {
-            file = match try_hold(root, machine, file)? {
+            file = match try_hold(&root.join(machine), machine, file)? {
                 Ok(held) => return Ok(held),
                 Err(file) => file,
             };
@@ -173,9 +175,23 @@ fn signal_user(file: &mut File, signal: Signal) -> bool {
     let mut text = String::new();
     let read = file.rewind().and_then(|()| file.take(16).read_to_string(&mut text));
     match text.parse::<i32>() {
-        Ok(pid) if read.is_ok() && pid > 1 => kill(Pid::from_raw(pid), signal).is_ok(),
+        Ok(pid) if read.is_ok() && pid > 1 && holds(pid, file) => kill(Pid::from_raw(pid), signal).is_ok(),
         _ => false,
     }
+}
+
+/// Whether the process of that number is the one that locked the file, as proc_locks(5) has it. One of another host or
+/// another PID namespace wrote a number that is somebody else's here.
+pub(super) fn holds(pid: i32, file: &File) -> bool {
+    let Ok(meta) = file.metadata() else { return false };
+    let (holder, inode) = (pid.to_string(), format!(":{}", meta.ino()));
+    let is_it = |line: &str| {
+        let mut words = line.split_whitespace().skip(1);
+        words.next() == Some("FLOCK")
+            && words.nth(2) == Some(&holder)
+            && words.next().is_some_and(|place| place.ends_with(&inode))
+    };
+    fs::read_to_string("/proc/locks").is_ok_and(|locks| locks.lines().any(is_it))
 }
 
 /// Removes a machine's directory: first from sight, then from disk.

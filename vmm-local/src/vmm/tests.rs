@@ -74,6 +74,30 @@ fn a_machine_in_use_is_no_one_else_s() {
 }
 
 #[test]
+fn a_machine_that_is_still_being_made_is_in_use() {
+    let root = tempfile::tempdir().unwrap();
+    let held = state::create(root.path(), &name("x"), &BackendOptions::default()).unwrap();
+    assert!(matches!(machines(root.path()).copy_in(&name("x"), &[]), Err(VmmError::InUse(_))));
+    assert!(matches!(
+        state::create(root.path(), &name("x"), &BackendOptions::default()),
+        Err(VmmError::Exists(_))
+    ));
+    drop(held);
+    machines(root.path()).copy_in(&name("x"), &[]).unwrap();
+}
+
+#[test]
+fn only_the_process_that_holds_a_machine_is_signalled() {
+    let root = tempfile::tempdir().unwrap();
+    let held = state::create(root.path(), &name("x"), &BackendOptions::default()).unwrap();
+    let lock = fs::File::open(root.path().join("x/lock")).unwrap();
+    let me = nix::unistd::getpid().as_raw();
+    assert!(state::holds(me, &lock) && !state::holds(1, &lock));
+    drop(held);
+    assert!(!state::holds(me, &lock));
+}
+
+#[test]
 fn what_is_copied_in_is_flat_or_where_it_is_told() {
     let root = tempfile::tempdir().unwrap();
     let source = tempfile::tempdir().unwrap();
