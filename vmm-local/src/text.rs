@@ -37,6 +37,21 @@ pub fn json(value: &impl serde::Serialize) -> Result<String, serde_json::Error> 
     }))
 }
 
+/// The same for a page: text, or the value of an attribute in quotes, and never anything else.
+pub fn html(text: &str) -> String {
+    printable(text).chars().fold(String::with_capacity(text.len()), |mut safe, c| {
+        match c {
+            '&' => safe += "&amp;",
+            '<' => safe += "&lt;",
+            '>' => safe += "&gt;",
+            '"' => safe += "&quot;",
+            '\'' => safe += "&#39;",
+            c => safe.push(c),
+        }
+        safe
+    })
+}
+
 /// The start of a printable text, with an ellipsis where something was left out.
 pub fn shortened(text: &str, most: usize) -> String {
     match text.char_indices().nth(most) {
@@ -96,6 +111,12 @@ mod tests {
         let json = json(&text).unwrap();
         assert!(!json.chars().any(obeyed) && json.contains('é'), "{json}");
         assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
+    }
+
+    #[test]
+    fn nothing_a_browser_obeys_is_left() {
+        let safe = html("<b a='1' c=\"2\">&amp;\0\u{202e}é");
+        assert_eq!(safe, "&lt;b a=&#39;1&#39; c=&quot;2&quot;&gt;&amp;amp;\\u{0}\\u{202e}é");
     }
 
     #[test]

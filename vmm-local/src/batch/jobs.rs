@@ -1,5 +1,6 @@
 //! A directory of jobs: what each is, and what is expected of it.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -7,7 +8,8 @@ use autodriver_protocol::{Cause, Options, Report};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::{read_document, BatchError};
+use super::tail::Tail;
+use super::{identity, read_document, BatchError};
 use crate::session::{confine, Assignment, Bundle, Fault, Step};
 use crate::text;
 
@@ -15,6 +17,8 @@ use crate::text;
 const DOCUMENT: &str = "job.json";
 /// What is expected; the job does not see it.
 const EXPECTATION: &str = "expect.json";
+/// The report, beside the output that is kept.
+pub(super) const REPORT: &str = "report.json";
 
 /// One job of a batch.
 #[derive(Debug)]
@@ -22,11 +26,16 @@ pub(super) struct Job {
     pub(super) index: usize,
     /// The directory's name, printable.
     pub(super) name: String,
+    path: PathBuf,
+    /// The digest of what it gets, once it was taken.
+    pub(super) input: Option<String>,
     /// What to do, or why it cannot be done.
     pub(super) assignment: Result<Assignment, Fault>,
     pub(super) expected: Option<Expectation>,
     /// Where its output, report and files are kept.
     pub(super) keep: Option<PathBuf>,
+    /// Who wants to see its output as it comes.
+    pub(super) tail: Option<Tail>,
 }
 
 /// What is expected of a job; what is not given is not looked at.
@@ -108,7 +117,23 @@ impl Job {
         };
         let assignment = assignment(&path, keep.as_deref());
         let assignment = assignment.map_err(|why| Fault::here(Step::Prepare, &why));
-        Ok(Job { index, name, assignment, expected, keep })
+        Ok(Job { index, name, path, input: None, assignment, expected, keep, tail: None })
+    }
+
+    /// Takes the digest of what it gets. A job that cannot be read has none, and a fault later.
+    pub(super) fn identify(&mut self) {
+        self.input = identity::digest(&self.path, EXPECTATION).ok();
+    }
+
+    /// Whether its directory has this name.
+    pub(super) fn is_named(&self, name: &OsStr) -> bool {
+        self.path.file_name() == Some(name)
+    }
+
+    /// Whether all that is to be kept of it was kept: the report is the last of that.
+    pub(super) fn is_kept(&self) -> bool {
+        let written = |keep: &PathBuf| fs::metadata(keep.join(REPORT)).is_ok_and(|meta| meta.len() > 0);
+        self.keep.as_ref().is_none_or(written)
     }
 }
 

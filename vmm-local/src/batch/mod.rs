@@ -1,16 +1,21 @@
 //! Many jobs over a pool of machines.
 
 mod jobs;
+mod identity;
 mod pool;
-mod result;
-mod table;
 mod worker;
+mod result;
+mod lines;
+mod tail;
+mod table;
+mod page;
 
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use autodriver_protocol::job::DOCUMENT_MAX;
 use autodriver_protocol::units::Time;
@@ -21,8 +26,10 @@ use crate::backend::{Backend, BackendOptions};
 use crate::cancel::Cancel;
 use crate::session::Deadlines;
 use crate::text;
+use lines::Lines;
 use pool::{Bounds, Pool};
 use result::JobResult;
+use tail::Shown;
 
 /// Exit status when a job could not be graded, or was not as expected.
 const EXIT_NOT_ALL: u8 = 1;
@@ -43,9 +50,20 @@ pub struct BatchOptions {
     /// Age at which a machine takes no other job
     #[arg(long, value_name = "T", default_value = "1h")]
     pub machine_age: Time,
-    /// Write one JSON object a line as jobs end (- for stdout; the table then goes to stderr)
+    /// Write one JSON object a line as jobs end (- for stdout; the table then goes to stderr). Each is on the
+    /// disk before the next is written; a file that has something in it is not written to without --resume
     #[arg(long, value_name = "FILE|-")]
     pub jsonl: Option<PathBuf>,
+    /// Go on with an interrupted batch: jobs with a verdict in the file of --jsonl are not run again, unless
+    /// their directory has changed since; what is missing is run and appended
+    #[arg(long, requires = "jsonl")]
+    pub resume: bool,
+    /// Write a report of the batch for a browser: one file, which loads nothing
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Show the output of this job on stderr as it comes
+    #[arg(long, value_name = "JOB")]
+    pub tail: Option<OsString>,
     /// Keep each job's output, report and the files of its document's out in DIR/JOB
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
@@ -89,25 +107,85 @@ pub fn read_document(path: &Path) -> Result<Options, String> {
 /// # Errors
 /// What could not be begun or written.
 pub fn run(backend: &BackendOptions, deadlines: Deadlines, options: &BatchOptions) -> Result<u8, BatchError> {
-    let jobs = jobs::find(&options.jobs, options.out.as_deref())?;
+    let mut jobs = jobs::find(&options.jobs, options.out.as_deref())?;
+    let count = jobs.len();
+    let expectations = jobs.iter().any(|job| job.expected.is_some());
+    let shown = options.tail.as_deref().map(|name| follow_one(&mut jobs, name, options)).transpose()?;
+    if options.jsonl.is_some() {
+        jobs.iter_mut().for_each(jobs::Job::identify);
+    }
+    let page = options.html.as_deref().map(page::Place::open).transpose()?;
+    let opened = options.jsonl.as_deref().map(|path| Lines::open(path, options.resume)).transpose()?;
+    let (mut lines, earlier) = opened.unzip();
+    let (mut results, jobs) = lines::divide(jobs, earlier.unwrap_or_default());
+    let recalled = results.len();
     let cancel =
         Cancel::on_signals().map_err(|error| BatchError(format!("cannot handle signals: {error}")))?;
     let backend = backend.build();
     let machines = usize::from(options.machines.unwrap_or_else(processors)).min(jobs.len());
     let bounds = Bounds { jobs: options.machine_jobs, age: options.machine_age.0 };
     let pool = Pool { backend: &*backend, deadlines, cancel: &cancel, machines, bounds };
-    check(&*backend)?;
+    if !jobs.is_empty() {
+        check(&*backend)?;
+    }
     let began = Instant::now();
-    let mut lines = options.jsonl.as_deref().map(Lines::open).transpose()?;
-    let (results, written) = follow(&pool, &jobs, lines.as_mut());
-    show(&results, &jobs, options, began)?;
-    written?;
-    let complete = results.len() == jobs.len() && results.iter().all(JobResult::is_well);
-    Ok(match (cancel.is_cancelled(), complete) {
+    let written = follow(&pool, jobs, shown, lines.as_mut(), &mut results);
+    results.sort_by_key(|result| result.index);
+    let is_cancelled = cancel.is_cancelled();
+    let summary = Summary {
+        jobs: count,
+        recalled,
+        machines,
+        elapsed: began.elapsed(),
+        is_cancelled,
+        expectations,
+        results: &results,
+    };
+    // Each of the three is tried, whatever becomes of the others.
+    let drawn = page.map_or(Ok(()), |page| page.write(&page::render(&summary, options)));
+    show(&summary, options)?;
+    written.and(drawn)?;
+    let complete = results.len() == count && results.iter().all(JobResult::is_well);
+    Ok(match (is_cancelled, complete) {
         (true, _) => EXIT_CANCELLED,
         (false, true) => 0,
         (false, false) => EXIT_NOT_ALL,
     })
+}
+
+/// What there is to say of a batch at its end.
+struct Summary<'a> {
+    /// Those that there are.
+    jobs: usize,
+    /// Results that come from an earlier batch.
+    recalled: usize,
+    machines: usize,
+    /// Of this batch alone.
+    elapsed: Duration,
+    is_cancelled: bool,
+    /// Whether something is expected of any job.
+    expectations: bool,
+    /// In the order of the jobs.
+    results: &'a [JobResult],
+}
+
+impl Summary<'_> {
+    fn count(&self, what: impl Fn(&JobResult) -> bool) -> usize {
+        self.results.iter().filter(|result| what(result)).count()
+    }
+}
+
+/// Marks the job whose output is to be shown as it comes.
+fn follow_one(jobs: &mut [jobs::Job], name: &OsStr, options: &BatchOptions) -> Result<Shown, BatchError> {
+    let Some(job) = jobs.iter_mut().find(|job| job.is_named(name)) else {
+        let (name, jobs) = (name.to_string_lossy(), options.jobs.display());
+        return Err(BatchError(format!(
+            "--tail '{name}': no job of that name; give a directory in '{jobs}'"
+        )));
+    };
+    let (tail, shown) = tail::tail(&job.name);
+    job.tail = Some(tail);
+    Ok(shown)
 }
 
 fn processors() -> u16 {
@@ -130,35 +208,43 @@ impl From<BackendMissing> for BatchError {
     }
 }
 
-/// Runs the jobs; tells of each as it ends. Results in the order of the jobs, and whether all
-/// lines could be written: a full disk must not cost the results of a night.
+/// Runs the jobs; tells of each as it ends, and shows the output of one if asked. Whether all
+/// lines could be written is for later: a full disk must not cost the results of a night.
 fn follow(
     pool: &Pool<'_>,
-    jobs: &[jobs::Job],
+    jobs: Vec<jobs::Job>,
+    shown: Option<Shown>,
     mut lines: Option<&mut Lines>,
-) -> (Vec<JobResult>, Result<(), BatchError>) {
-    let bar = progress(jobs.len());
-    let mut results = Vec::with_capacity(jobs.len());
+    results: &mut Vec<JobResult>,
+) -> Result<(), BatchError> {
+    let bar = progress(results.len(), results.len() + jobs.len());
     let mut written = Ok(());
-    pool.run(jobs, |result| {
-        bar.set_message(text::shortened(&result.name, 30));
-        bar.inc(1);
-        if let (Some(lines), Ok(())) = (&mut lines, &written) {
-            written = lines.write(&result);
-        }
-        results.push(result);
+    std::thread::scope(|scope| {
+        let stderr = bar.clone();
+        // Nobody is told of a stderr that is gone.
+        let print = move |text: &str| stderr.suspend(|| drop(io::stderr().lock().write_all(text.as_bytes())));
+        shown.map(|shown| scope.spawn(move || shown.each(print)));
+        pool.run(&jobs, |result| {
+            bar.set_message(text::shortened(&result.name, 30));
+            bar.inc(1);
+            if let (Some(lines), Ok(())) = (&mut lines, &written) {
+                written = lines.write(&result);
+            }
+            results.push(result);
+        });
+        // What is shown ends with the last who could have more of it.
+        drop(jobs);
     });
     bar.finish_and_clear();
-    results.sort_by_key(|result| result.index);
-    (results, written)
+    written
 }
 
-/// A bar on stderr, if that is a terminal.
-fn progress(count: usize) -> ProgressBar {
+/// A bar on stderr, if that is a terminal; some jobs may be done already.
+fn progress(done: usize, count: usize) -> ProgressBar {
     if !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let bar = ProgressBar::new(count as u64);
+    let bar = ProgressBar::new(count as u64).with_position(done as u64);
     let template = "{bar:30} {pos}/{len} in {elapsed}, {per_sec} {msg}";
     match ProgressStyle::with_template(template) {
         Ok(style) => bar.with_style(style),
@@ -166,41 +252,9 @@ fn progress(count: usize) -> ProgressBar {
     }
 }
 
-/// JSON Lines, one as each job ends.
-struct Lines {
-    name: PathBuf,
-    out: Box<dyn Write>,
-}
-
-impl Lines {
-    fn open(path: &Path) -> Result<Lines, BatchError> {
-        let out: Box<dyn Write> = match path == Path::new("-") {
-            true => Box::new(io::stdout()),
-            false => Box::new(
-                File::create(path)
-                    .map_err(|error| BatchError(format!("--jsonl '{}': {error}", path.display())))?,
-            ),
-        };
-        Ok(Lines { name: path.to_owned(), out })
-    }
-
-    fn write(&mut self, result: &JobResult) -> Result<(), BatchError> {
-        let failed =
-            |error: &dyn fmt::Display| BatchError(format!("cannot write '{}': {error}", self.name.display()));
-        let line = text::json(&result.json()).map_err(|error| failed(&error))? + "\n";
-        let written = self.out.write_all(line.as_bytes()).and_then(|()| self.out.flush());
-        written.map_err(|error| failed(&error))
-    }
-}
-
 /// The table, and a line that sums it up.
-fn show(
-    results: &[JobResult],
-    jobs: &[jobs::Job],
-    options: &BatchOptions,
-    began: Instant,
-) -> Result<(), BatchError> {
-    let table = table::render(results, jobs.iter().any(|job| job.expected.is_some()));
+fn show(summary: &Summary<'_>, options: &BatchOptions) -> Result<(), BatchError> {
+    let table = table::render(summary.results, summary.expectations);
     let stdout_is_taken = options.jsonl.as_deref() == Some(Path::new("-"));
     let written = match stdout_is_taken {
         true => io::stderr().lock().write_all(table.as_bytes()),
@@ -212,16 +266,19 @@ fn show(
         }
         _ => {}
     }
-    let count = |what: fn(&JobResult) -> bool| results.iter().filter(|result| what(result)).count();
-    let mut line =
-        format!("{} of {} jobs done in {}", results.len(), jobs.len(), text::time(began.elapsed()));
+    let (done, jobs, time) = (summary.results.len(), summary.jobs, text::time(summary.elapsed));
+    let mut line = format!("{done} of {jobs} jobs done in {time}");
     for (number, what) in [
-        (count(|result| !result.outcome.verdict.is_about_the_job()), "not graded"),
-        (count(|result| result.mismatch.is_some()), "not as expected"),
+        (summary.recalled, "of them before"),
+        (summary.count(|result| !result.outcome.verdict.is_about_the_job()), "not graded"),
+        (summary.count(|result| result.mismatch.is_some()), "not as expected"),
     ] {
         if number > 0 {
             line += &format!(", {number} {what}");
         }
+    }
+    if summary.is_cancelled && !stdout_is_taken && options.jsonl.is_some() {
+        line += "; the same command with --resume goes on";
     }
     // Nobody is told of a stderr that is gone.
     let _ = writeln!(io::stderr().lock(), "vmm-local: {line}");

@@ -3,11 +3,16 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
+use std::time::Duration;
 
+use autodriver_protocol::Report;
 use serde_json::{json, Map, Value};
 
 use super::jobs::Job;
+use super::lines::Line;
+use super::tail::{Following, Tail};
 use crate::session::{Outcome, Stream, Verdict};
+use crate::text;
 
 /// Longest last line that is looked at: autodriver keeps that much of it whole.
 const LINE_MAX: usize = 64 << 10;
@@ -17,6 +22,8 @@ const LINE_MAX: usize = 64 << 10;
 pub(super) struct JobResult {
     pub(super) index: usize,
     pub(super) name: String,
+    /// The digest of what the job got, where one was taken.
+    pub(super) input: Option<String>,
     pub(super) outcome: Outcome,
     /// From the last line of the output.
     pub(super) scores: Option<Map<String, Value>>,
@@ -33,7 +40,32 @@ impl JobResult {
             Verdict::Fault(_) => Some("no report".to_owned()),
         });
         let had_expectation = job.expected.is_some();
-        JobResult { index: job.index, name: job.name.clone(), outcome, scores, had_expectation, mismatch }
+        let (name, input) = (job.name.clone(), job.input.clone());
+        JobResult { index: job.index, name, input, outcome, scores, had_expectation, mismatch }
+    }
+
+    /// From the line of an earlier batch; none if that has no verdict about the job. Whether it is
+    /// as expected is looked at again.
+    pub(super) fn recalled(job: &Job, line: Line) -> Option<JobResult> {
+        let verdict = Verdict::Report(Box::new(line.report));
+        let is_graded = line.graded && verdict.is_about_the_job();
+        let outcome = Outcome {
+            verdict,
+            // Whoever had the file in hands may have written there what a terminal would obey.
+            notes: line.notes.iter().map(|note| text::printable(note)).collect(),
+            machine_is_sound: true,
+            machine_is_lost: false,
+            took: line.host_run_us.map(Duration::from_micros),
+        };
+        is_graded.then(|| JobResult::new(job, outcome, line.scores))
+    }
+
+    /// What the machine reports, if it does.
+    pub(super) fn report(&self) -> Option<&Report> {
+        match &self.outcome.verdict {
+            Verdict::Report(report) => Some(report),
+            Verdict::Fault(fault) => fault.report.as_deref(),
+        }
     }
 
     /// Whether it has a verdict about the job itself, and the expected one.
@@ -46,6 +78,7 @@ impl JobResult {
         let verdict = &self.outcome.verdict;
         let mut line = json!({
             "job": self.name,
+            "input": self.input,
             "verdict": verdict.summary(),
             "exit_status": verdict.exit_code(),
             "graded": verdict.is_about_the_job(),
@@ -65,27 +98,32 @@ impl JobResult {
     }
 }
 
-/// Takes a job's output: keeps the end of it for the score, and all of it on disk if asked.
+/// Takes a job's output: keeps the end of it for the score, and all of it on disk, and shows it, if asked.
 #[derive(Debug, Default)]
 pub(super) struct Collector {
     tail: Vec<u8>,
     files: Option<[File; 2]>,
+    following: Option<Following>,
 }
 
 impl Collector {
     /// Keeps output in `dir`: `output`, or with `split` `stdout` and `stderr`.
-    pub(super) fn new(dir: Option<&Path>, split: bool) -> io::Result<Collector> {
-        let Some(dir) = dir else { return Ok(Collector::default()) };
+    pub(super) fn new(dir: Option<&Path>, split: bool, tail: Option<&Tail>) -> io::Result<Collector> {
+        let following = tail.map(Tail::follow);
+        let Some(dir) = dir else { return Ok(Collector { following, ..Collector::default() }) };
         fs::create_dir_all(dir)?;
         let [first, second] = if split { ["stdout", "stderr"] } else { ["output", "output"] };
         let first = File::create(dir.join(first))?;
         let second = if split { File::create(dir.join(second))? } else { first.try_clone()? };
-        Ok(Collector { tail: Vec::new(), files: Some([first, second]) })
+        Ok(Collector { tail: Vec::new(), files: Some([first, second]), following })
     }
 
     pub(super) fn take(&mut self, stream: Stream, bytes: &[u8]) -> io::Result<()> {
         if let Some(files) = &mut self.files {
             files[usize::from(stream == Stream::Stderr)].write_all(bytes)?;
+        }
+        if let Some(following) = &self.following {
+            following.show(stream, bytes);
         }
         if stream != Stream::Stderr {
             self.tail.extend_from_slice(bytes);

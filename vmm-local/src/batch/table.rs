@@ -62,7 +62,7 @@ fn cells(result: &JobResult) -> Vec<String> {
 }
 
 /// `name value` of each score.
-fn score(scores: &Map<String, Value>) -> String {
+pub(super) fn score(scores: &Map<String, Value>) -> String {
     let each = scores.iter().map(|(name, value)| format!("{name} {value}"));
     text::printable(&each.collect::<Vec<_>>().join(", "))
 }
@@ -79,6 +79,7 @@ mod tests {
         let result = JobResult {
             index: 0,
             name: "one".to_owned(),
+            input: None,
             outcome,
             scores: Some(scores),
             had_expectation: true,

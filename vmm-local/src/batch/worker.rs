@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Instant;
 
-use super::jobs::Job;
+use super::jobs::{Job, REPORT};
 use super::pool::{Bounds, Pool, Queue};
 use super::result::{Collector, JobResult};
 use crate::backend::Name;
@@ -83,7 +83,8 @@ impl<'a> Worker<'a> {
             Err(fault) => return Ok(JobResult::new(job, Outcome::of(fault.clone()), None)),
         };
         loop {
-            let mut collector = match Collector::new(job.keep.as_deref(), assignment.document.split) {
+            let (keep, split) = (job.keep.as_deref(), assignment.document.split);
+            let mut collector = match Collector::new(keep, split, job.tail.as_ref()) {
                 Ok(collector) => collector,
                 Err(error) => {
                     let fault = Fault::here(Step::Prepare, &format!("--out: {error}"));
@@ -188,7 +189,7 @@ pub(super) fn conclude(
 ) -> JobResult {
     if let Some(keep) = &job.keep {
         let text = text::json(&outcome.verdict.to_report()).unwrap_or_default();
-        if let Err(error) = fs::write(keep.join("report.json"), text) {
+        if let Err(error) = fs::write(keep.join(REPORT), text) {
             outcome.notes.push(format!("cannot keep the report: {error}"));
         }
     }
