@@ -89,8 +89,10 @@ fn row(result: &JobResult, expectations: bool, most: [u64; 2]) -> String {
     row += &cpu.map_or_else(unknown, |cpu| format!("<td class=\"n\">{cpu}</td>"));
     row += &memory(result).map_or_else(unknown, |bytes| bar_cell(&text::size(bytes), bytes, most[1]));
     row += &report.map_or_else(unknown, |report| match report.restore.state {
-        RestoreState::Restored => "<td>restored</td>".to_owned(),
-        RestoreState::Poisoned => "<td><span class=\"verdict fault\">poisoned</span></td>".to_owned(),
+        RestoreState::Restored => "<td class=\"word\">restored</td>".to_owned(),
+        RestoreState::Poisoned => {
+            "<td class=\"word\"><span class=\"verdict fault\">poisoned</span></td>".to_owned()
+        }
     });
     row += &report.map_or_else(unknown, |report| cell(&strength(report)));
     if expectations {
