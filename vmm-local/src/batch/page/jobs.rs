@@ -75,31 +75,33 @@ pub(super) fn verdict_cell(result: &JobResult) -> String {
 fn row(result: &JobResult, expectations: bool, most: [u64; 2]) -> String {
     let cell = |words: &str| format!("<td>{}</td>", text::html(&text::shortened(words, CELL_MAX)));
     let unknown = || "<td class=\"n none\">-</td>".to_owned();
+    let nothing = || "<td class=\"none\">-</td>".to_owned();
     let time = |us: u64| text::time(Duration::from_micros(us));
     let other = if result.mismatch.is_some() { " other" } else { "" };
     let name = text::html(&text::shortened(&result.name, CELL_MAX));
     let mut row = format!("<tr class=\"{}{other}\"><th scope=\"row\">{name}</th>", Kind::of(result).class());
     row += &verdict_cell(result);
     row += &format!("<td class=\"n\">{}</td>", result.outcome.verdict.exit_code());
-    row += &cell(&result.scores.as_ref().map_or("-".to_owned(), table::score));
+    let scores = result.scores.as_ref().map_or("-".to_owned(), table::score);
+    row += &format!("<td class=\"score\">{}</td>", text::html(&text::shortened(&scores, CELL_MAX)));
     let report = result.report();
     row += &wall_us(result).map_or_else(unknown, |us| bar_cell(&time(us), us, most[0]));
     let cpu = report.and_then(|report| report.usage.cpu_user_us.zip(report.usage.cpu_system_us));
     let cpu = cpu.map(|(user, system)| time(user.saturating_add(system)));
     row += &cpu.map_or_else(unknown, |cpu| format!("<td class=\"n\">{cpu}</td>"));
     row += &memory(result).map_or_else(unknown, |bytes| bar_cell(&text::size(bytes), bytes, most[1]));
-    row += &report.map_or_else(unknown, |report| match report.restore.state {
+    row += &report.map_or_else(nothing, |report| match report.restore.state {
         RestoreState::Restored => "<td class=\"word\">restored</td>".to_owned(),
         RestoreState::Poisoned => {
             "<td class=\"word\"><span class=\"verdict fault\">poisoned</span></td>".to_owned()
         }
     });
-    row += &report.map_or_else(unknown, |report| cell(&strength(report)));
+    row += &report.map_or_else(nothing, |report| cell(&strength(report)));
     if expectations {
         row += &match (&result.mismatch, result.had_expectation) {
             (Some(mismatch), _) => cell(&format!("no: {mismatch}")),
             (None, true) => cell("yes"),
-            (None, false) => unknown(),
+            (None, false) => nothing(),
         };
     }
     row + &notes(result) + "</tr>\n"

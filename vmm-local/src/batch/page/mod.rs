@@ -2,7 +2,6 @@
 //! a job had a say in gets into it only through [`text::html`].
 
 mod file;
-mod style;
 mod kind;
 mod charts;
 mod jobs;
@@ -25,7 +24,7 @@ pub(super) fn render(summary: &Summary<'_>, options: &BatchOptions) -> String {
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n\
          <title>Batch of {name}</title>\n<style>\n{}</style>\n</head>\n<body>\n<main>\n",
-        style::STYLE
+        include_str!("style.css")
     );
     page += &heading(summary, &name);
     page += &figures(summary);

@@ -1,100 +1,161 @@
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use autodriver_protocol::units::Time;
+use autodriver_protocol::report::{Leftover, Restore};
 use autodriver_protocol::Cause;
-use serde_json::json;
+use clap::{Args, FromArgMatches};
 
-use super::{duration, rate, render, utc};
-use crate::batch::result::JobResult;
-use crate::batch::{BatchOptions, Summary};
+use super::*;
 use crate::session::fake::report;
 use crate::session::{Fault, Outcome, Step, Verdict};
 
-const HOSTILE: &str = "</td><script>alert(1)</script><img src=x onerror='1'>\u{202e}";
+fn options(jobs: &str) -> BatchOptions {
+    let command = BatchOptions::augment_args(clap::Command::new("batch"));
+    let matches = command.try_get_matches_from(["batch", "x"]).unwrap();
+    BatchOptions { jobs: PathBuf::from(jobs), ..BatchOptions::from_arg_matches(&matches).unwrap() }
+}
 
-fn result(index: usize, name: &str, outcome: Outcome) -> JobResult {
+/// A result in which everything that somebody else has a say in reads like `text`.
+fn result(index: usize, verdict: Verdict, text: &str) -> JobResult {
+    let scores = [(text.to_owned(), serde_json::json!(text))].into_iter().collect();
+    let outcome = Outcome {
+        verdict,
+        notes: vec![text.to_owned()],
+        machine_is_sound: true,
+        machine_is_lost: false,
+        took: None,
+    };
     JobResult {
         index,
-        name: name.to_owned(),
+        name: text.to_owned(),
         input: None,
         outcome,
-        scores: json!({ HOSTILE: HOSTILE }).as_object().cloned(),
+        scores: Some(scores),
         had_expectation: true,
-        mismatch: Some(HOSTILE.to_owned()),
+        mismatch: Some(text.to_owned()),
     }
 }
 
-/// What a hostile job and a hostile machine have a say in, all at once.
-fn page(results: &[JobResult]) -> String {
-    let options = BatchOptions {
-        machines: None,
-        machine_jobs: 1,
-        machine_age: Time(Duration::ZERO),
-        jsonl: None,
-        resume: false,
-        html: None,
-        tail: None,
-        out: None,
-        jobs: PathBuf::from(HOSTILE),
-    };
+fn results(text: &str) -> Vec<JobResult> {
+    let mut said = report(Cause::Exited);
+    said.limits_hit = vec![text.to_owned()];
+    let mut poisoned = report(Cause::WallLimit);
+    poisoned.restore = Restore::from_leftovers(vec![Leftover { kind: text.into(), what: text.into() }]);
+    for layer in &mut said.layers {
+        (layer.state, layer.reason) =
+            (autodriver_protocol::report::LayerState::Absent, Some(text.to_owned()));
+    }
+    let verdicts = [
+        Verdict::Report(Box::new(said)),
+        Verdict::Report(Box::new(poisoned)),
+        Verdict::Fault(Fault::here(Step::Connect, &text)),
+    ];
+    verdicts.into_iter().enumerate().map(|(index, verdict)| result(index, verdict, text)).collect()
+}
+
+fn page_of(results: &[JobResult], jobs: &str) -> String {
     let summary = Summary {
-        jobs: results.len(),
+        jobs: results.len() + 2,
         recalled: 0,
         machines: 1,
-        elapsed: Duration::from_secs(90),
+        elapsed: Duration::from_secs(61),
         is_cancelled: true,
         expectations: true,
         results,
     };
-    render(&summary, &options)
+    render(&summary, &options(jobs))
+}
+
+/// All that a browser takes for markup.
+fn tags(page: &str) -> Vec<&str> {
+    page.split('<').skip(1).map(|rest| rest.split_once('>').map_or(rest, |(tag, _)| tag)).collect()
 }
 
 #[test]
-fn nothing_that_a_job_says_becomes_markup() {
-    let mut hostile = report(Cause::Exited);
-    hostile.limits_hit = vec![HOSTILE.to_owned()];
-    hostile.layers.iter_mut().for_each(|layer| layer.reason = Some(HOSTILE.to_owned()));
-    let mut graded = Outcome::of(Fault::here(Step::Run, &HOSTILE));
-    graded.verdict = Verdict::Report(Box::new(hostile));
-    graded.notes = vec![HOSTILE.to_owned()];
-    let page = page(&[
-        result(0, HOSTILE, graded),
-        result(1, "lost", Outcome::of(Fault::here(Step::Connect, &HOSTILE))),
-    ]);
-    assert!(page.contains("&lt;script&gt;alert(1)&lt;/script&gt;") && !page.contains("<script"));
-    assert!(!page.contains("<img") && !page.contains('\u{202e}'));
-    // One file that loads nothing, by its own word too.
-    assert!(page.contains("default-src 'none'") && !page.contains("http:") && !page.contains("https:"));
+fn no_word_of_a_job_becomes_markup() {
+    let calm = page_of(&results("calm"), "jobs");
+    assert!(tags(&calm).len() > 100, "{calm}");
+    for hostile in [
+        "</td></table><script>alert(1)</script>",
+        "\" onmouseover=\"alert(1)",
+        "' style='background:url(http://example.org)",
+        "</style><style>body{display:none}",
+        "--><!--<![CDATA[",
+        "&lt;b&gt;&#60;i>",
+        "\u{202e}\u{1b}[2J\0\r\n<",
+    ] {
+        let page = page_of(&results(hostile), hostile);
+        assert_eq!(tags(&page), tags(&calm), "{hostile:?}");
+        let plain = page.chars().all(|c| c == '\n' || text::printable(&c.to_string()) == c.to_string());
+        assert!(plain && !page.contains(hostile), "{hostile:?}");
+    }
 }
 
 #[test]
-fn every_job_has_a_row_and_a_verdict() {
-    let fault = |why: &str| Outcome::of(Fault::here(Step::Connect, &why));
-    let results: Vec<JobResult> =
-        (0..1000).map(|index| result(index, &format!("job-{index}"), fault("no machine"))).collect();
-    let page = page(&results);
-    assert!(results.iter().all(|result| page.contains(&format!("<th scope=\"row\">{}</th>", result.name))));
-    assert_eq!(page.matches("connect: no machine").count(), 1000);
-    assert!(page.contains("Cancelled: 1000 of 1000"));
+fn a_job_s_words_are_shown_and_bounded() {
+    let page = page_of(&results("a<b"), "jobs");
+    assert!(page.contains("a&lt;b &quot;a&lt;b&quot;"), "the score is there");
+    for words in
+        ["limits hit: a&lt;b", "no: a&lt;b", "connect: a&lt;b", "machine poisoned: a&lt;b", "poisoned"]
+    {
+        assert!(page.contains(words), "{words}");
+    }
+    let long = page_of(&results(&"x".repeat(1 << 20)), "jobs");
+    assert!(long.len() < 64 << 10, "{}", long.len());
 }
 
 #[test]
-fn a_batch_without_results_has_a_page_too() {
-    let page = page(&[]);
-    assert!(page.ends_with("</html>\n") && page.contains("Cancelled: 0 of 0"));
+fn the_page_loads_nothing_and_can_be_read_aloud() {
+    let page = page_of(&results("calm"), "jobs");
+    assert!(page.contains("content=\"default-src 'none'; style-src 'unsafe-inline'\""));
+    for loads in ["http://", "https://", "src=", "href=", "url(", "@import", "<script"] {
+        assert!(!page.contains(loads), "{loads}");
+    }
+    assert!(page.starts_with("<!DOCTYPE html>\n<html lang=\"en\">"));
+    assert!(page.split("<th").skip(1).all(|th| th.starts_with("ead") || th.starts_with(" scope=\"")));
+    assert_eq!(page.matches("<table").count(), page.matches("<caption>").count());
+    assert_eq!(page.matches("<tr").count(), page.matches("</tr>").count());
+    assert!(page.contains("Cancelled: 3 of 5 jobs have a result."), "{page}");
 }
 
 #[test]
-fn dates_times_and_rates_are_right() {
+fn a_batch_without_any_result_has_a_page() {
+    let page = page_of(&[], "jobs");
+    assert!(page.contains("No job has a report") && page.contains("0 of 2 jobs"), "{page}");
+}
+
+#[test]
+fn the_slowest_come_first() {
+    let jobs = (0..30_u64).map(|number| {
+        let mut report = report(Cause::Exited);
+        report.usage.wall_us = number * 7 % 30 * 1_000_000;
+        result(0, Verdict::Report(Box::new(report)), &format!("job-{number}"))
+    });
+    let page = page_of(&jobs.collect::<Vec<_>>(), "jobs");
+    let start = page.find("Slowest jobs").unwrap();
+    let slowest = &page[start..page.find("Largest jobs").unwrap()];
+    assert_eq!(slowest.matches("<th scope=\"row\">").count(), 10);
+    // 17 * 7 is 29 beyond 90, and 4 * 7 is 28.
+    assert!(slowest.find("job-17<").unwrap() < slowest.find("job-4<").unwrap());
+}
+
+#[test]
+fn times_read_well() {
     let at = |seconds| utc(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
-    assert_eq!(at(0), "1970-01-01 00:00");
-    assert_eq!(at(951_782_399), "2000-02-28 23:59");
-    assert_eq!(at(951_782_400), "2000-02-29 00:00");
-    assert_eq!(at(4_107_542_400), "2100-03-01 00:00");
-    assert_eq!(duration(Duration::from_secs(61)), "1 min 01 s");
-    assert_eq!(duration(Duration::from_secs(3661)), "1 h 01 min");
-    assert_eq!(rate(3, Duration::from_secs(60)), "3.0");
-    assert_eq!(rate(500, Duration::from_secs(60)), "500");
+    for (seconds, text) in [
+        (0, "1970-01-01 00:00"),
+        (951_782_400, "2000-02-29 00:00"),
+        (1_709_251_199, "2024-02-29 23:59"),
+        (1_709_251_200, "2024-03-01 00:00"),
+        (4_107_542_399, "2100-02-28 23:59"),
+        (4_107_542_400, "2100-03-01 00:00"),
+    ] {
+        assert_eq!(at(seconds), text);
+    }
+    assert_eq!(duration(Duration::from_secs(59)), "59.00 s");
+    assert_eq!(duration(Duration::from_secs(3599)), "59 min 59 s");
+    assert_eq!(duration(Duration::from_secs(3600)), "1 h 00 min");
+    assert_eq!(rate(10, Duration::from_secs(120)), "5.0");
+    assert_eq!(rate(1000, Duration::from_secs(60)), "1000");
     assert_eq!(rate(0, Duration::ZERO), "-");
 }
