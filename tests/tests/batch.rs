@@ -1,6 +1,6 @@
 //! A batch that is interrupted goes on where it was; one job's output is shown; the page is written.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -53,13 +53,26 @@ impl Batch {
     /// Begins the batch, and ends it by a signal once two jobs have their lines.
     fn interrupt(&self, signal: Signal) -> Output {
         let child = self.start(&[]);
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while fs::read_to_string(self.path("lines")).unwrap_or_default().lines().count() < 2 {
-            assert!(Instant::now() < deadline, "no two lines within a minute");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        self.wait_for_lines(2);
         kill(Pid::from_raw(child.id().try_into().expect("a process id")), signal).expect("it runs");
         child.wait_with_output().expect("vmm-local ends")
+    }
+
+    fn wait_for_lines(&self, count: usize) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while fs::read_to_string(self.path("lines")).unwrap_or_default().lines().count() < count {
+            assert!(Instant::now() < deadline, "not {count} lines within a minute");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// What the last verdict on each job says.
+    fn verdicts(&self) -> BTreeMap<String, String> {
+        let lines = lines(&self.path("lines"));
+        let graded = lines.iter().filter(|line| line["graded"] == true);
+        let verdict =
+            |line: &Value| format!("{} {} {}", line["verdict"], line["exit_status"], line["scores"]);
+        graded.map(|line| (line["job"].to_string(), verdict(line))).collect()
     }
 
     /// The names of jobs that have a line, each once, and whether all are graded.
@@ -84,6 +97,8 @@ fn said(output: &Output) -> String {
 
 #[test]
 fn what_was_graded_before_is_not_run_again_however_the_batch_ended() {
+    let whole = Batch::new();
+    assert_eq!(whole.run(&[]).status.code(), Some(0));
     for (signal, status) in [(Signal::SIGINT, Some(130)), (Signal::SIGKILL, None)] {
         let batch = Batch::new();
         let ended = batch.interrupt(signal);
@@ -92,7 +107,9 @@ fn what_was_graded_before_is_not_run_again_however_the_batch_ended() {
         let graded = batch.graded();
         assert!((2..JOBS).contains(&graded.len()), "{signal}: {graded:?}");
         // as if it had been killed while it wrote
-        fs::write(batch.path("lines"), before.clone() + "{\"job\": \"5\", \"gra").expect("a file");
+        let torn = &before[..before.len() / 4];
+        fs::write(batch.path("lines"), format!("{before}{}", torn.lines().next().unwrap_or_default()))
+            .expect("a file");
         // and one job is another by now
         fs::write(batch.path("jobs/0/more"), "more").expect("a file");
 
@@ -106,6 +123,7 @@ fn what_was_graded_before_is_not_run_again_however_the_batch_ended() {
         let count =
             |job: &str| lines.iter().filter(|line| line["job"] == job && line["graded"] == true).count();
         assert_eq!((count("0"), count("1")), (2, 1), "{signal}: {lines:?}");
+        assert_eq!(batch.verdicts(), whole.verdicts(), "{signal}");
         let page = fs::read_to_string(batch.path("page.html")).expect("a page");
         assert!((0..JOBS).all(|job| page.contains(&format!("<th scope=\"row\">{job}</th>"))), "{page}");
     }
@@ -124,6 +142,18 @@ fn results_of_an_earlier_batch_are_not_overwritten() {
     let refused = batch.run(&["--resume"]);
     assert_eq!(refused.status.code(), Some(125), "{}", said(&refused));
     assert_eq!(fs::read_to_string(batch.path("lines")).expect("a file"), "my thesis\n");
+}
+
+#[test]
+fn two_batches_do_not_write_to_one_file_at_once() {
+    let batch = Batch::new();
+    let first = batch.start(&[]);
+    batch.wait_for_lines(1);
+    let refused = batch.run(&["--resume"]);
+    assert_eq!(refused.status.code(), Some(125), "{}", said(&refused));
+    assert!(said(&refused).contains("another batch writes to it"), "{}", said(&refused));
+    let ended = first.wait_with_output().expect("vmm-local ends");
+    assert_eq!((ended.status.code(), batch.graded().len()), (Some(0), JOBS), "{}", said(&ended));
 }
 
 #[test]

@@ -119,6 +119,12 @@ pub fn run(backend: &BackendOptions, deadlines: Deadlines, options: &BatchOption
     let (mut lines, earlier) = opened.unzip();
     let (mut results, jobs) = lines::divide(jobs, earlier.unwrap_or_default());
     let recalled = results.len();
+    if let Some(name) = options.tail.as_ref().filter(|name| !jobs.iter().any(|job| job.is_named(name))) {
+        let name = text::printable(&name.to_string_lossy());
+        // Nobody is told of a stderr that is gone.
+        let _ =
+            writeln!(io::stderr().lock(), "vmm-local: --tail '{name}': it has a result and is not run again");
+    }
     let cancel =
         Cancel::on_signals().map_err(|error| BatchError(format!("cannot handle signals: {error}")))?;
     let backend = backend.build();
