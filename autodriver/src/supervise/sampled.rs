@@ -440,24 +440,29 @@ mod tests {
 
     #[test]
     fn time_of_children_is_seen_whether_anybody_waits_or_not() {
-        let waits = "os.wait(); os.wait()";
-        let ignores = "time.sleep(1.5)";
-        for (before, after) in [("", waits), ("signal.signal(signal.SIGCHLD, signal.SIG_IGN)", ignores)] {
+        for before in ["", "signal.signal(signal.SIGCHLD, signal.SIG_IGN)"] {
+            // where they are ignored, wait(2) blocks until all are gone
             let script = format!(
-                "import os, signal, time\nif not os.fork():\n {before}\n for i in range(2):\n\
-                 \x20 if not os.fork():\n   while time.process_time() < 0.4: pass\n   os._exit(0)\n\
-                 \x20{after}; time.sleep(0.2); os._exit(0)\nos.wait()"
+                "import os, signal, sys, time\nif not os.fork():\n {before}\n for i in range(2):\n\
+                 \x20 if not os.fork():\n   while time.process_time() < 0.4: pass\n\
+                 \x20  os.write(1, b'x'); sys.stdin.read(); os._exit(0)\n\
+                 \x20try:\n  while True: os.wait()\n except ChildProcessError: time.sleep(0.2); os._exit(0)\n\
+                 os.wait()"
             );
-            let mut child = Command::new("python3").args(["-c", &script]).spawn().expect("python3 starts");
+            let mut command = Command::new("python3");
+            command.args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped());
+            let mut child = command.spawn().expect("python3 starts");
             let init = Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
             let mut sampler = Sampler::new(Tree::new(init, None).expect("/proc"), None, none());
-            let mut last = Sample::default();
+            child.stdout.take().expect("a pipe").read_exact(&mut [0; 2]).expect("both have done their work");
+            let mut last = sampler.sample(u64::MAX, 0).expect("it samples");
+            assert!(last.cpu_us() >= 750_000 && sampler.peaks().threads >= 3, "{before} {last:?}");
+            drop(child.stdin.take());
             while child.try_wait().expect("it waits").is_none() {
                 last = sampler.sample(u64::MAX, 0).expect("it samples");
                 std::thread::sleep(std::time::Duration::from_millis(5));
             }
-            assert!((600_000..1_000_000).contains(&last.cpu_us()), "{after} {last:?}");
-            assert!(sampler.peaks().threads >= 1);
+            assert!((750_000..1_200_000).contains(&last.cpu_us()), "{before} {last:?}");
         }
     }
 
