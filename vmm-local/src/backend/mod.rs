@@ -9,6 +9,7 @@ mod exec;
 mod docker;
 mod ssh;
 mod qemu;
+mod slurm;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ use sha2::{Digest, Sha256};
 pub use docker::{Docker, DockerOptions};
 pub use exec::{Exec, ExecOptions};
 pub use qemu::{Qemu, QemuOptions};
+pub use slurm::{Slurm, SlurmOptions};
 pub use ssh::{Ssh, SshOptions};
 
 use owner::Owner;
@@ -116,6 +118,8 @@ pub enum Kind {
     Ssh,
     /// A virtual machine for each connection.
     Qemu,
+    /// A step on a cluster.
+    Slurm,
     /// Any command that starts an `autodriver serve` somewhere.
     Exec,
 }
@@ -125,17 +129,17 @@ pub enum Kind {
 #[serde(deny_unknown_fields)]
 pub struct BackendOptions {
     /// How to get machines; process: this machine
-    #[arg(long, value_enum, default_value = "process", value_name = "process|docker|ssh|qemu|exec")]
+    #[arg(long, value_enum, default_value = "process", value_name = "process|docker|ssh|qemu|slurm|exec")]
     pub backend: Kind,
     /// The autodriver to start, or to put on the machine (default: beside this program, or in PATH)
     #[arg(long, value_name = "PATH")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub autodriver: Option<PathBuf>,
-    /// docker, qemu: memory of the machine, all its jobs and autodrivers together (default: 2G)
+    /// docker, qemu, slurm: memory of the machine, all its jobs and autodrivers together (default: 2G)
     #[arg(long, value_name = "B")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub machine_memory: Option<Size>,
-    /// docker, qemu: processors of the machine (default: all; qemu: 1)
+    /// docker, qemu, slurm: processors of the machine (default: docker: all; else 1)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub machine_cpus: Option<u16>,
@@ -151,6 +155,10 @@ pub struct BackendOptions {
     #[command(flatten)]
     #[serde(default)]
     pub qemu: QemuOptions,
+    /// Of [`Kind::Slurm`].
+    #[command(flatten)]
+    #[serde(default)]
+    pub slurm: SlurmOptions,
     /// Of [`Kind::Exec`].
     #[command(flatten)]
     #[serde(default)]
@@ -168,6 +176,17 @@ impl BackendOptions {
         self.build_for(Owner::kept(root))
     }
 
+    /// Makes them mean the same in another directory, and in another shell.
+    pub fn settle(&mut self) {
+        let files = [&mut self.autodriver, &mut self.qemu.kernel, &mut self.qemu.initramfs];
+        for file in files.into_iter().flatten() {
+            *file = file.canonicalize().unwrap_or_else(|_| file.clone());
+        }
+        if self.backend == Kind::Slurm {
+            self.slurm.settle();
+        }
+    }
+
     fn build_for(&self, owner: Owner) -> Box<dyn Backend> {
         let process = Process::new(self.autodriver.clone());
         let memory = self.machine_memory.map_or(MEMORY, |size| size.0);
@@ -178,6 +197,10 @@ impl BackendOptions {
             }
             Kind::Ssh => Box::new(Ssh::new(self.ssh.clone(), process)),
             Kind::Qemu => Box::new(Qemu::new(self.qemu.clone(), memory, self.machine_cpus.unwrap_or(1))),
+            Kind::Slurm => {
+                let cpus = self.machine_cpus.unwrap_or(1);
+                Box::new(Slurm::new(self.slurm.clone(), memory, cpus, process, owner))
+            }
             Kind::Exec => Box::new(Exec::new(self.exec.clone())),
         }
     }

@@ -1,5 +1,6 @@
 //! The other end of a connection: a child process with piped streams, owned until it is gone.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
@@ -44,14 +45,37 @@ impl Peer {
     /// # Errors
     /// Those of fork, exec and fcntl.
     pub fn spawn(command: &mut Command) -> io::Result<Peer> {
+        let peer = Peer::start(command)?;
+        peer.set_nonblocking()?;
+        Ok(peer)
+    }
+
+    /// As [`Peer::spawn`], with all of `file` ahead of what is written to stdin.
+    ///
+    /// # Errors
+    /// Those of fork, exec, fcntl and pipe.
+    pub(super) fn spawn_behind(command: &mut Command, mut file: File) -> io::Result<Peer> {
+        let (rx, tx) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+        let mut peer = Peer::start(command)?;
+        let stdin = peer.stdin.replace(tx).map(File::from);
+        peer.set_nonblocking()?;
+        // It ends when either end of the wire does: no earlier, and nobody waits for it.
+        std::thread::Builder::new().spawn(move || {
+            let mut stdin = stdin.ok_or(io::ErrorKind::BrokenPipe)?;
+            io::copy(&mut file, &mut stdin)?;
+            io::copy(&mut File::from(rx), &mut stdin)
+        })?;
+        Ok(peer)
+    }
+
+    /// With streams that block.
+    fn start(command: &mut Command) -> io::Result<Peer> {
         let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = piped.process_group(0).spawn()?;
         let stdin = child.stdin.take().map(OwnedFd::from);
         let stdout = child.stdout.take().map(OwnedFd::from);
         let stderr = child.stderr.take().map(OwnedFd::from);
-        let peer = Peer { stdin, stdout, stderr, process: Some(child) };
-        peer.set_nonblocking()?;
-        Ok(peer)
+        Ok(Peer { stdin, stdout, stderr, process: Some(child) })
     }
 
     /// A peer that is no child process, such as a socket or the pipes of a test.
@@ -114,6 +138,7 @@ impl Drop for Peer {
 mod tests {
     use super::*;
     use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+    use std::io::{Read, Seek, Write};
     use std::os::fd::AsFd;
 
     #[test]
@@ -121,6 +146,21 @@ mod tests {
         let mut peer = Peer::spawn(&mut Command::new("cat")).unwrap();
         assert!(matches!(peer.end(), Ending::Exited(Some(status)) if status.success()));
         assert_eq!(peer.end(), Ending::Exited(None), "it is waited for once");
+    }
+
+    #[test]
+    fn a_file_goes_ahead_of_the_wire_and_the_end_of_it_comes_through() {
+        let mut file = tempfile::tempfile().unwrap();
+        let ahead = "x".repeat(300_000);
+        file.write_all(ahead.as_bytes()).and_then(|()| file.rewind()).unwrap();
+        let mut peer = Peer::spawn_behind(Command::new("wc").arg("-c"), file).unwrap();
+        let mut said = File::from(peer.stdout.take().unwrap());
+        File::from(peer.stdin.take().unwrap()).write_all(b"hello").unwrap();
+        poll(&mut [PollFd::new(said.as_fd(), PollFlags::POLLIN)], PollTimeout::from(10_000_u16)).unwrap();
+        let mut text = String::new();
+        said.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "300005\n");
+        assert!(matches!(peer.end(), Ending::Exited(Some(status)) if status.success()));
     }
 
     #[test]

@@ -81,11 +81,7 @@ fn assignment(held: &Held, options: Options) -> Result<Assignment, VmmError> {
 impl Vmm for Machines {
     fn initialize_vm(&self, machine: &Name) -> Result<(), VmmError> {
         let mut options = self.options.clone();
-        // The next call may come from another directory.
-        let files = [&mut options.autodriver, &mut options.qemu.kernel, &mut options.qemu.initramfs];
-        for file in files.into_iter().flatten() {
-            *file = file.canonicalize().unwrap_or_else(|_| file.clone());
-        }
+        options.settle();
         let backend = options.build_kept(&self.root);
         let held = state::create(&self.root, machine, &options)?;
         backend.create(machine).map_err(|error| {
