@@ -1,0 +1,68 @@
+# shellcheck shell=bash
+# What the tests of backends share: ten jobs, their verdicts, and a job that is under way. Needs root and lib.sh.
+
+vmm=target/dist/vmm-local
+work=$(mktemp -d /tmp/backends.XXXXXX)
+trap 'rm -rf "$work"' EXIT
+export XDG_STATE_HOME=$work/state XDG_RUNTIME_DIR=$work
+passed=0 failed=0
+# check WHAT COMMAND...: counts it, and says what is wrong
+check() {
+    if "${@:2}"; then passed=$((passed + 1)) && echo "ok      $1"; else failed=$((failed + 1)) && echo "FAILED  $1"; fi
+}
+
+# job NAME SCRIPT [MORE]: a job of the batch
+job() {
+    mkdir -p "$work/jobs/$1"
+    jq -n --arg script "$2" --argjson more "${3:-{\}}" '{command: ["sh", "-c", $script]} + $more' >"$work/jobs/$1/job.json"
+}
+# shellcheck disable=SC2016 # the jobs' shells
+{
+    job score 'echo "{\"scores\": {\"p1\": 10}}"'
+    job exits 'exit 3'
+    job dies 'kill -11 $$'
+    job real-time-signal 'kill -40 $$'
+    job wall 'sleep 100' '{"wall": "1s"}'
+    job cpu 'while :; do :; done' '{"cpu": "300ms", "wall": "30s"}'
+    job output 'yes' '{"output": "64K", "on_output": "kill", "wall": "30s"}'
+    job daemon '(sleep 100 &) ; echo done'
+    job results 'mkdir d; echo one >d/a; ln -s a d/b; cat input >c' '{"out": ["**/*:."]}'
+    job not-there './nothing'
+}
+echo given >"$work/jobs/results/input"
+
+# verdicts NAME BACKEND-OPTION...: of the batch, and what came out of it, in $work/NAME
+verdicts() {
+    "$vmm" batch "${@:2}" --machines 2 --jsonl "$work/$1.jsonl" --out "$work/$1.out" "$work/jobs" >"$work/$1.log" 2>&1 || true
+    # what a limit has killed may have been seen to die of it, or not
+    jq -Sc '[.job, .report.cause, .report.exit_code, (.report | select(.cause == "signaled").signal) // null, .scores,
+        .report.restore.state]' "$work/$1.jsonl" | sort >"$work/$1"
+    (cd "$work/$1.out/results" && find . -type f ! -name report.json -exec cksum {} + | sort -k 3) >>"$work/$1"
+}
+same() { diff "$work/process" "$work/$1"; }
+
+none() { [ -z "$("$@" || true)" ]; }
+# within SECONDS COMMAND...: it succeeds in that time
+within() {
+    local end=$((SECONDS + $1))
+    until "${@:2}"; do [ "$SECONDS" -lt "$end" ] || return 1; sleep 0.2; done
+}
+
+# begin BACKEND-OPTION...: starts a job that would take long, and waits until it runs
+begin() {
+    : >"$work/begun"
+    "$vmm" run "$@" --wall 300s -- sh -c 'echo begun; sleep 200' >"$work/begun" 2>"$work/said" &
+    running=$!
+    within 60 grep -q begun "$work/begun"
+}
+ends_with() {
+    local code=0
+    within 60 not_running || { kill -9 "$running" && return 1; }
+    wait "$running" || code=$?
+    [ "$code" = "$1" ] || { echo "exit status $code, not $1"; cat "$work/said"; return 1; }
+}
+kill_host() {
+    kill -9 "$running"
+    wait "$running" 2>/dev/null || true
+}
+not_running() { ! kill -0 "$running" 2>/dev/null; }
