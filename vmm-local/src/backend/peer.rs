@@ -156,10 +156,17 @@ mod tests {
         let mut peer = Peer::spawn_behind(Command::new("wc").arg("-c"), file).unwrap();
         let mut said = File::from(peer.stdout.take().unwrap());
         File::from(peer.stdin.take().unwrap()).write_all(b"hello").unwrap();
-        poll(&mut [PollFd::new(said.as_fd(), PollFlags::POLLIN)], PollTimeout::from(10_000_u16)).unwrap();
-        let mut text = String::new();
-        said.read_to_string(&mut text).unwrap();
-        assert_eq!(text, "300005\n");
+        let (mut text, mut bytes) = (Vec::<u8>::new(), [0; 64]);
+        loop {
+            let ready =
+                poll(&mut [PollFd::new(said.as_fd(), PollFlags::POLLIN)], PollTimeout::from(10_000_u16));
+            assert_eq!(ready, Ok(1), "something comes, or the end");
+            match said.read(&mut bytes).unwrap() {
+                0 => break,
+                count => text.extend(&bytes[..count]),
+            }
+        }
+        assert_eq!(text, b"300005\n");
         assert!(matches!(peer.end(), Ending::Exited(Some(status)) if status.success()));
     }
 
