@@ -3,13 +3,21 @@
 use autodriver_protocol::Cause;
 use e2e::{job, Outcome};
 
+/// The kernel's own cap is both together: what is beyond it is ended whenever the driver looks.
 fn limited(words: &[&str]) -> Outcome {
-    job(words).opt("--memory", "64M").run()
+    job(words).opt("--memory", "64M").opt("--disk", "32M").run()
 }
 
 #[test]
 fn job_past_the_memory_limit_is_ended() {
     limited(&["allocate", "256"]).expect_limit(Cause::MemoryLimit, "memory");
+}
+
+#[test]
+fn job_past_its_limit_and_below_the_kernels_cap_is_ended_by_the_driver() {
+    let holds = "x=$(head -c 100000000 /dev/zero | tr '\\0' x); sleep 100; echo ${#x}";
+    let job = e2e::shell(holds).opt("--memory", "64M").opt("--disk", "1G");
+    job.run().expect_limit(Cause::MemoryLimit, "memory");
 }
 
 #[test]
@@ -49,7 +57,8 @@ fn bytes_in_socket_buffers_count() {
 #[test]
 fn killed_child_of_a_job_past_the_limit_is_no_signal_of_the_jobs_own() {
     // The shell would report its child's death and go on; the verdict is the limit's.
-    let outcome = e2e::shell("./captive allocate 256; echo went on with $?").opt("--memory", "64M").run();
+    let script = "./captive allocate 256; echo went on with $?";
+    let outcome = e2e::shell(script).opt("--memory", "64M").opt("--disk", "32M").run();
     assert_eq!(outcome.cause(), Cause::MemoryLimit, "{outcome}");
     assert!(outcome.hit("memory") && outcome.status == 124, "{outcome}");
 }

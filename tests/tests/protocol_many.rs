@@ -74,8 +74,9 @@ fn samples() -> Vec<Sample> {
             None,
             Some(b""),
         ),
+        // beyond what the kernel gives it, which is memory and disk together: what is below is sampled
         sample(
-            json!({"command": captive(&["allocate", "128"]), "memory": "32M", "wall": 200}),
+            json!({"command": captive(&["allocate", "128"]), "memory": "32M", "disk": "16M", "wall": 200}),
             Cause::MemoryLimit,
             None,
             Some(b""),
