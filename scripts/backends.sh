@@ -48,12 +48,22 @@ within() {
     until "${@:2}"; do [ "$SECONDS" -lt "$end" ] || return 1; sleep 0.2; done
 }
 
-# begin BACKEND-OPTION...: starts a job that would take long, and waits until it runs
-begin() {
+truncate -s 1500M "$work/big"
+# How much vmm-local has moved, beyond what an autodriver takes to go ahead.
+has_moved() { [ "$(sed -n "s/^$1: //p" "/proc/$running/io" 2>/dev/null || echo 0)" -gt 20000000 ]; }
+has_begun() { grep -q begun "$work/begun"; }
+# at copy-in|run|copy-out BACKEND-OPTION...: starts a job that would take long there, and waits until it is there
+at() {
+    local phase=$1 options there
+    case $phase in
+        copy-in) options=(--in "$work/big" -- true) there=(has_moved wchar) ;;
+        run) options=(--wall 300s -- sh -c 'echo begun; sleep 200') there=(has_begun) ;;
+        copy-out) options=(--out "big:$work/fetched" -- truncate -s 1500M big) there=(has_moved rchar) ;;
+    esac
     : >"$work/begun"
-    "$vmm" run "$@" --wall 300s -- sh -c 'echo begun; sleep 200' >"$work/begun" 2>"$work/said" &
+    "$vmm" run "${@:2}" --fsize 2G --disk 2G "${options[@]}" >"$work/begun" 2>"$work/said" &
     running=$!
-    within 60 grep -q begun "$work/begun"
+    within 60 "${there[@]}"
 }
 ends_with() {
     local code=0
