@@ -41,6 +41,20 @@ verdicts() {
 }
 same() { diff "$work/process" "$work/$1"; }
 
+# one for each layer; CORPUS=all takes all of them
+attacks=(mem-touch mem-tmpfs-fill oom-kills-driver mlock-bomb fork-bomb pty-exhaust daemon-double-fork proc-cmdline
+    setuid-binaries userns network-reach kernel-and-host-info-hostname channel-cgroup-path forge-frames-elsewhere)
+[ "${CORPUS:-}" != all ] || attacks=()
+# stops ENVIRONMENT BACKEND-OPTION...: the attacks, but for those that tests/conformance.expected has for it
+stops() {
+    "$vmm" conformance --json "${@:2}" "${attacks[@]}" >"$work/corpus" 2>"$work/said" || true
+    jq -r '.attacks[] | select(.held or .open | not) | .attack' "$work/corpus" | sort >"$work/broke"
+    jq -r '.attacks[].attack' "$work/corpus" | sort >"$work/tried"
+    awk -v name="$1" '$1 == name { print $2 }' tests/conformance.expected | sort | join - "$work/tried" >"$work/expected"
+    [ "$(wc -l <"$work/tried")" -ge "$(("${#attacks[@]}" > 0 ? "${#attacks[@]}" : 100))" ] || { cat "$work/said" && return 1; }
+    diff "$work/expected" "$work/broke"
+}
+
 none() { [ -z "$("$@" || true)" ]; }
 # within SECONDS COMMAND...: it succeeds in that time
 within() {
