@@ -68,6 +68,15 @@ add_busybox() {
     as_root chroot "$1" /bin/busybox --install -s /bin
 }
 
+# scratch_tree DIRECTORY: the root file system of an image that holds a static busybox only.
+scratch_tree() {
+    mkdir -p "$1"/{bin,etc,proc,sys,dev,run,tmp,var/tmp}
+    chmod 1777 "$1"/{tmp,var/tmp}
+    add_busybox "$1"
+    echo 'root:x:0:0:root:/:/bin/sh' >"$1/etc/passwd"
+    echo 'root:x:0:' >"$1/etc/group"
+}
+
 # need_rust: cargo, from Debian's rustup where that is to be had, and new enough.
 need_rust() {
     local oldest

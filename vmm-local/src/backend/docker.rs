@@ -150,10 +150,13 @@ impl Docker {
     /// by then. What cannot be removed is left to the next one, and to whoever else is removing it.
     fn sweep(&self) {
         let filter = format!("--filter=label={HOST}={}", host());
-        let format =
-            format!("--format={{{{.ID}}}}\t{{{{.Label \"{MACHINE}\"}}}}\t{{{{.Label \"{OWNER}\"}}}}");
-        let listed = self.run(["ps", "--all", &filter, &format]).unwrap_or_default();
-        for line in listed.lines() {
+        let listed = self.run(["ps", "--all", "--quiet", "--no-trunc", &filter]).unwrap_or_default();
+        let ids: Vec<&str> = listed.lines().collect();
+        // All at once, or, where one has gone meanwhile, each by itself.
+        let labels = self
+            .labels(&ids)
+            .unwrap_or_else(|_| ids.iter().filter_map(|id| self.labels(&[id]).ok()).collect::<String>());
+        for line in labels.lines() {
             let mut fields = line.splitn(3, '\t');
             let (id, machine, owner) = (fields.next(), fields.next(), fields.next());
             let machine = machine.and_then(|name| name.parse::<Name>().ok());
@@ -164,6 +167,17 @@ impl Docker {
                 let _ = self.remove(id);
             }
         }
+    }
+
+    /// A line for each container: its id, and what the labels say of the machine and whose it is. docker and
+    /// podman write labels in `ps` each in its own way, and here in the same.
+    fn labels(&self, ids: &[&str]) -> Result<String, Failed> {
+        if ids.is_empty() {
+            return Ok(String::new());
+        }
+        let label = |name: &str| format!("{{{{index .Config.Labels \"{name}\"}}}}");
+        let format = format!("--format={{{{.Id}}}}\t{}\t{}", label(MACHINE), label(OWNER));
+        self.run(["container", "inspect", &format].into_iter().chain(ids.iter().copied()))
     }
 
     fn remove(&self, container: &str) -> Result<(), Failed> {
