@@ -178,7 +178,8 @@ impl BackendOptions {
 
     /// Makes them mean the same in another directory, and in another shell.
     pub fn settle(&mut self) {
-        let files = [&mut self.autodriver, &mut self.qemu.kernel, &mut self.qemu.initramfs];
+        let qemu = &mut self.qemu;
+        let files = [&mut self.autodriver, &mut qemu.kernel, &mut qemu.initramfs, &mut qemu.root_disk];
         for file in files.into_iter().flatten() {
             *file = file.canonicalize().unwrap_or_else(|_| file.clone());
         }

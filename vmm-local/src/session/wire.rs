@@ -257,7 +257,10 @@ impl Wire {
         for said in [&self.said[..], noise] {
             let lossy = String::from_utf8_lossy(said);
             let lines: Vec<&str> = lossy.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-            let last = lines[lines.len().saturating_sub(3)..].join(" / ");
+            // What the kernel of a virtual machine says after this is where it was, not why.
+            let panic = lines.iter().position(|line| line.contains("Kernel panic"));
+            let end = panic.map_or(lines.len(), |at| at + 1);
+            let last = lines[end.saturating_sub(3)..end].join(" / ");
             if !last.is_empty() {
                 message += &format!("; it said: {}", text::shortened(&text::printable(&last), 500));
             }
