@@ -166,6 +166,9 @@ impl Fault {
             (Step::Namespaces | Step::Init, Errno::EAGAIN) => "raise pids.max or RLIMIT_NPROC of the driver",
             (_, Errno::ENOMEM) => "the machine, or the driver's cgroup, is out of memory",
             (Step::Storage | Step::Transfer, Errno::ENOSPC) => "give the job more with --disk or --inodes",
+            (Step::Rlimits, Errno::EPERM) => {
+                "only CAP_SYS_RESOURCE raises the driver's own hard limit (ulimit -H): ask for no more, or start it with more"
+            }
             (Step::Exec, Errno::ENOENT) => "is the program in the image, and its interpreter too?",
             (Step::Exec, Errno::EACCES) => "is it executable (chmod +x), and its directory too?",
             (_, Errno::EMFILE | Errno::ENFILE) => "raise RLIMIT_NOFILE of the driver",

@@ -2,7 +2,7 @@
 //! nothing left behind.
 
 use autodriver_protocol::Cause;
-use e2e::{alone, driver, program, shell, Snapshot};
+use e2e::{alone, autodriver, driver, program, shell, Snapshot};
 
 /// A document that nobody wrote.
 fn file(content: &[u8]) -> tempfile::NamedTempFile {
@@ -51,6 +51,26 @@ fn bad_values_are_named() {
         assert!(outcome.complaint().contains(name), "{option} {value}: {outcome}");
     }
     before.assert_same("refused options");
+}
+
+#[test]
+fn limits_above_the_driver_s_own_are_named_and_no_core_dumps_stay_none() {
+    let _alone = alone();
+    let before = Snapshot::take();
+    // As sudo starts it, and in most containers.
+    let limited = |limits: &str, script: &str| {
+        let start =
+            "eval \"$1\"; exec setpriv --bounding-set -sys_resource \"$0\" run --quiet -- sh -c \"$2\"";
+        let mut sh = std::process::Command::new("sh");
+        sh.args(["-c", start]).arg(autodriver()).args([limits, script]).output().expect("sh starts")
+    };
+    let ran = limited("ulimit -c 0", "ulimit -c; ulimit -Hc");
+    assert_eq!((ran.status.code(), &ran.stdout[..]), (Some(0), &b"0\n0\n"[..]), "{ran:?}");
+    let ran = limited("ulimit -n 100", "true");
+    assert_eq!(ran.status.code(), Some(125), "{ran:?}");
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert!(said.contains("cannot set RLIMIT_NOFILE to ") && said.contains("CAP_SYS_RESOURCE"), "{said}");
+    before.assert_same("limits of the driver's");
 }
 
 #[test]

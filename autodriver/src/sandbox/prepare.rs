@@ -19,6 +19,7 @@ use super::handover::{Entrance, Furniture};
 use super::layout::{layout, Frame, ACCOUNT_FILES};
 use super::privileges::Identity;
 use super::read_back::{self, Expected};
+use super::rlimits;
 use super::seccomp::{self, Before};
 use super::storage::Storage;
 use super::SETUP_FAILED;
@@ -242,7 +243,7 @@ pub fn prepare(ground: Ground<'_>) -> Result<Ready, Fault> {
         mounts: layout.mounts,
         loopback: plan.loopback,
         hostname: enforces(Layer::UtsNamespace).then(|| plan.hostname.clone()),
-        rlimits: if applies(Layer::Rlimits) { plan.rlimits.clone() } else { Vec::new() },
+        rlimits: if applies(Layer::Rlimits) { rlimits::attainable(&plan.rlimits) } else { Vec::new() },
         identity: if applies(Layer::Identity) { identity } else { Identity::Callers },
         no_new_privs: applies(Layer::NoNewPrivs),
         landlock: applies(Layer::Landlock).then(|| Rules {
