@@ -77,6 +77,8 @@ class Job:
                     out.write(text)
             if self.tar:
                 self.pack(os.path.join(folder, "autograde.tar"))
+            for file in os.listdir(folder):  # by NamedTemporaryFile, as in restful_tango/server.py; cp -r keeps it
+                os.chmod(os.path.join(folder, file), 0o600)
             container = "tango-job-%d-%s" % (os.getpid(), name)
             command = COMMAND.format(timeout=self.timeout) + "; ls -A autograde /tmp /var/tmp > mount/left"
             command += "; cat /proc/[0-9]*/comm >> mount/left"

@@ -3,9 +3,12 @@
 //! It is copied, also where it could be renamed: the caller may hold its files open, have other names for
 //! them, or have made names for files of others, and none of that may be the job's. A process that has
 //! the caller's ids and nothing else reads it, another that has the job's writes it, and the driver hands the
-//! bytes on (see [`crate::transfer`]); no owner of anything is ever changed. What was moved is removed with
-//! the caller's rights. Tango's own image keeps the directory, `/home/autolab`, in one that is root's, and
-//! has root put files there: what of the caller's own directory is left by that, the driver removes.
+//! bytes on (see [`crate::transfer`]). What was moved is removed with the caller's rights.
+//!
+//! Tango's own image keeps the directory, `/home/autolab`, in one that is root's, and has root put files there
+//! (`cp -r mount/* autolab/`) with the modes that Tango's server gave them: 0600, since it makes them by Python's
+//! NamedTemporaryFile. So what root has put there for itself alone becomes the caller's first, the only change
+//! of an owner here, and what of the caller's own directory is left, the driver removes.
 
 use std::ffi::{CString, OsStr};
 use std::fs::File;
@@ -16,8 +19,8 @@ use std::path::{Component, Path};
 use autodriver_protocol::archive::Selection;
 use nix::errno::Errno;
 use nix::fcntl::{openat, openat2, AtFlags, OFlag, OpenHow, ResolveFlag, AT_FDCWD};
-use nix::sys::stat::{fchmod, fstat, fstatat, mkdirat, FileStat, Mode};
-use nix::unistd::{fchown, unlinkat, Gid, Uid, UnlinkatFlags};
+use nix::sys::stat::{fchmod, fstat, fstatat, mkdirat, FileStat, Mode, SFlag};
+use nix::unistd::{fchown, fchownat, unlinkat, Gid, Uid, UnlinkatFlags};
 
 use super::caller::Caller;
 use super::failure::{Failure, OS_ERROR};
@@ -85,8 +88,33 @@ impl Source {
             Mode::from_bits_truncate(self.stat.st_mode) & !(Mode::S_ISUID | Mode::S_ISGID | Mode::S_ISVTX);
         fchown(&copy, Some(Uid::from_raw(job.uid)), Some(Gid::from_raw(job.gid))).map_err(failed)?;
         fchmod(&copy, mode | Mode::S_IRWXU).map_err(failed)?;
+        self.accept_gifts().map_err(failed)?;
         self.copy(copy.as_fd(), job)?;
         self.remove();
+        Ok(())
+    }
+
+    /// Gives the caller the files in its directory that are root's and not for others to read. Root has put them
+    /// there: with `fs.protected_hardlinks` (proc_sys_fs(5)) nobody else can make another name for a file of
+    /// root's that it may not write to.
+    fn accept_gifts(&self) -> Result<(), Errno> {
+        let protected = std::fs::read("/proc/sys/fs/protected_hardlinks");
+        if !protected.is_ok_and(|set| set.starts_with(b"1")) {
+            return Ok(());
+        }
+        for (name, _) in walk::names(self.directory.as_fd(), usize::MAX)? {
+            let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            let resolve = ResolveFlag::RESOLVE_NO_XDEV | ResolveFlag::RESOLVE_NO_SYMLINKS;
+            let how = OpenHow::new().flags(flags).resolve(resolve);
+            // What cannot be opened now, the caller will be told of.
+            let Ok(file) = openat2(&self.directory, name.as_c_str(), how) else { continue };
+            let stat = fstat(&file)?;
+            let regular = stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFREG.bits();
+            let roots_alone = stat.st_uid == 0 && stat.st_mode & Mode::S_IROTH.bits() == 0;
+            if regular && roots_alone && stat.st_nlink == 1 {
+                fchownat(&file, c"", Some(Uid::from_raw(self.caller.0.uid)), None, AtFlags::AT_EMPTY_PATH)?;
+            }
+        }
         Ok(())
     }
 

@@ -76,14 +76,29 @@ fn files_that_the_caller_may_not_read_are_not_read() {
     let image = Image::new();
     image.put_script("cat shadow");
     secret(&image, "home/autolab/shadow");
+    image.give("home/autolab/shadow", image.autolab() + 7);
     refused(&image.autodriver(["autolab"]).run(), "cannot take 'shadow': EACCES");
-    // By a hard link: another name for a file of somebody else's.
+    // By a hard link: another name for a file of root's.
     fs::remove_file(image.path("home/autolab/shadow")).expect("rm");
     secret(&image, "home/secret");
     fs::hard_link(image.path("home/secret"), image.path("home/autolab/shadow")).expect("link");
     refused(&image.autodriver(["autolab"]).run(), "cannot take 'shadow': EACCES");
-    assert_eq!(fs::read_to_string(image.path("home/secret")).expect("it is there"), "the secret\n");
+    assert_eq!(fs::metadata(image.path("home/secret")).expect("it is there").uid(), 0);
     assert!(image.path("home/autolab/script").exists(), "whole or not at all");
+}
+
+#[test]
+fn files_that_root_has_put_there_are_read_whatever_their_modes() {
+    let _alone = alone();
+    let image = Image::new();
+    // As root's cp does with the files of Tango's server.
+    image.put_script("cat given; stat -c '%U %a' given");
+    secret(&image, "home/autolab/given");
+    fs::set_permissions(image.path("home/autolab/Makefile"), Permissions::from_mode(0o600)).expect("chmod");
+    image.give("home/autolab/Makefile", 0);
+    let outcome = image.autodriver(["autolab"]).run();
+    assert!(outcome.text().ends_with("the secret\nautograde 600"), "{outcome}");
+    assert!(!image.path("home/autolab").exists(), "root's files in it too");
 }
 
 #[test]
