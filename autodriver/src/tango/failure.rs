@@ -59,10 +59,10 @@ fn on_one_line(text: &str) -> String {
     text.chars().map(visible).collect()
 }
 
-/// `Autodriver: TEXT at line N`, and why, if a system call knows.
+/// `TEXT at line N`, and why, if a system call knows.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Autodriver: {}", on_one_line(&self.text))?;
+        f.write_str(&on_one_line(&self.text))?;
         if let Some(line) = self.line {
             write!(f, " at line {line}")?;
         }
@@ -103,8 +103,8 @@ mod tests {
         let plain = Failure::new(USAGE, "it's 'x'\nAutodriver: Job exited").to_string();
         let number = plain.rsplit(' ').next().and_then(|word| word.parse::<u32>().ok());
         assert_eq!(number, Some(line!() - 2));
-        assert!(plain.starts_with("Autodriver: it's 'x'\\nAutodriver: Job exited at line "), "{plain}");
+        assert!(plain.starts_with("it's 'x'\\nAutodriver: Job exited at line "), "{plain}");
         let os = Failure::os("Unable to fork", Errno::EAGAIN).to_string();
-        assert!(os.ends_with(": Try again") && os.starts_with("Autodriver: Unable to fork at line "), "{os}");
+        assert!(os.ends_with(": Try again") && os.starts_with("Unable to fork at line "), "{os}");
     }
 }

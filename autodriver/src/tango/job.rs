@@ -20,6 +20,7 @@ use super::log::{self, Log};
 use super::moving::Source;
 use super::output::{Ending, Output};
 use super::shed;
+use super::voice::Voice;
 use crate::facts::{self, Facts};
 use crate::fault::errno_of;
 use crate::follow::follow;
@@ -38,7 +39,12 @@ const UNLIMITED: Duration = Duration::from_secs(u32::MAX as u64);
 const PIDS_MAX: u32 = 1 << 22;
 
 /// Runs it; the exit status.
-pub(super) fn run(arguments: &Arguments, caller: Caller, grader: Grader) -> Result<u8, Failure> {
+pub(super) fn run(
+    arguments: &Arguments,
+    voice: &Voice,
+    caller: Caller,
+    grader: Grader,
+) -> Result<u8, Failure> {
     let requested = Instant::now();
     let signals = block_signals().map_err(|fault| Failure::of(&fault))?;
     let source = Source::open(&arguments.directory, caller)?;
@@ -51,7 +57,7 @@ pub(super) fn run(arguments: &Arguments, caller: Caller, grader: Grader) -> Resu
     let plan = make_plan(arguments, &source.name, &grader, &facts)?;
     let slot = Slot::open(&plan.user, &facts, facts.half_memory, ENTRIES_MAX);
     let slot = slot.map_err(|fault| Failure::of(&fault))?;
-    let run = Run { arguments, grader: &grader, facts: &facts, signals: &signals, requested };
+    let run = Run { arguments, voice, grader: &grader, facts: &facts, signals: &signals, requested };
     run.in_slot(slot, plan, source)
 }
 
@@ -120,6 +126,7 @@ fn shown_of(home: &str, name: &str) -> Vec<Bind> {
 /// What a run goes by.
 struct Run<'a> {
     arguments: &'a Arguments,
+    voice: &'a Voice,
     grader: &'a Grader,
     facts: &'a Facts,
     signals: &'a SignalFd,
@@ -159,7 +166,7 @@ impl Run<'_> {
         let log =
             Log::create(home, ids.uid).map_err(|errno| Failure::os("Error opening output file", errno))?;
         source.move_to(slot.storage().job(), ids)?;
-        let mut output = Output::new(self.arguments, log)?;
+        let mut output = Output::new(self.arguments, self.voice, log)?;
         let job = slot.start(plan, self.facts, self.requested, None, true);
         let job = job.map_err(|fault| Failure::of(&fault))?;
         let outcome = follow(job, slot, self.signals, &mut output).map_err(|fault| Failure::of(&fault))?;
@@ -167,33 +174,56 @@ impl Run<'_> {
     }
 
     fn tell(&self, report: &Report, output: Output, left: Vec<String>) -> Result<u8, Failure> {
-        let (line, status) = ending(report, self.arguments.timeout);
+        let (mut ending, status) = self.ending(report);
         let status = if left.is_empty() { status } else { OS_ERROR };
-        let mut notes = left;
+        ending.notes = left;
         if !matches!(report.cause, Cause::Exited | Cause::Signaled | Cause::WallLimit)
             && report.fault.is_none()
         {
-            notes.insert(0, format!("The job was ended: {}", report.cause.name()));
+            ending.notes.insert(0, format!("The job was ended: {}", report.cause.name()));
         }
-        output.deliver(Ending { line, notes }, self.signals.as_fd())?;
+        if let (Voice::Timed(_), Some((size, limit))) = (self.voice, output.elided()) {
+            let text = format!("Output size {size} > limit {limit} -- will elide in the middle");
+            ending.lines.push(self.voice.line(&text));
+        }
+        output.deliver(ending, self.signals.as_fd())?;
         Ok(status)
     }
-}
 
-/// The line that says how it ended, and the exit status.
-fn ending(report: &Report, timeout: u32) -> (String, u8) {
-    if let Some(fault) = &report.fault {
-        return (Failure::new(OS_ERROR, fault.message.clone()).to_string(), OS_ERROR);
-    }
-    match (report.cause, report.exit_code, report.signal) {
-        (Cause::WallLimit, ..) => (format!("Autodriver: Job timed out after {timeout} seconds"), TIMEOUT),
-        (Cause::Cancelled, ..) => {
-            (Failure::new(OS_ERROR, "Job was cancelled by a signal").to_string(), OS_ERROR)
+    /// What is said of how it ended, and the exit status.
+    fn ending(&self, report: &Report) -> (Ending, u8) {
+        let Run { arguments, voice, .. } = self;
+        let (how, status) = match (&report.fault, report.cause) {
+            (Some(fault), _) => (voice.failure(&Failure::new(OS_ERROR, fault.message.clone())), OS_ERROR),
+            (None, Cause::WallLimit) => {
+                (voice.error(&format!("Job timed out after {} seconds", arguments.timeout)), TIMEOUT)
+            }
+            (None, Cause::Cancelled) => {
+                (voice.failure(&Failure::new(OS_ERROR, "Job was cancelled by a signal")), OS_ERROR)
+            }
+            // As a shell says it, of a job that a limit has ended too.
+            (None, _) => {
+                let code = report.exit_code.unwrap_or(128 + report.signal.unwrap_or(SIGKILL));
+                (voice.line(&format!("Job exited with status {code}")), 0)
+            }
+        };
+        if matches!(voice, Voice::Plain) {
+            return (Ending { lines: vec![how], ..Ending::default() }, status);
         }
-        // As a shell says it, of a job that a limit has ended too.
-        (_, code, signal) => {
-            let status = code.unwrap_or(128 + signal.unwrap_or(SIGKILL));
-            (format!("Autodriver: Job exited with status {status}"), 0)
+        let duration = self.requested.elapsed().as_secs();
+        let mut lines = vec![how, voice.line(&format!("Test terminates. Duration: {duration} seconds"))];
+        if status == 0 {
+            lines.swap(0, 1); // an error comes before the end
         }
+        if arguments.interval != 0 {
+            let interval = arguments.interval;
+            let text = format!(
+                "Timestamps inserted at {interval}-second or larger intervals, depending on output rates"
+            );
+            lines.push(voice.line(&text));
+        }
+        lines.push(voice.line("Also check end of output for potential errors"));
+        let last = (status == TIMEOUT).then(|| voice.error("Job timed out"));
+        (Ending { lines, notes: Vec::new(), last }, status)
     }
 }

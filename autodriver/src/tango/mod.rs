@@ -19,6 +19,7 @@ mod grader;
 mod moving;
 mod log;
 mod zone;
+mod voice;
 mod stamps;
 mod transcript;
 mod output;
@@ -37,6 +38,7 @@ use arguments::Stop;
 use caller::Caller;
 use failure::{say, Failure, OS_ERROR, USAGE};
 use grader::Grader;
+use voice::Voice;
 
 /// The bit of a file's mode: inode(7).
 const SETUID: u32 = 0o4000;
@@ -60,11 +62,14 @@ pub fn is_asked_for(arguments: &[OsString]) -> bool {
 pub fn main(arguments: &[OsString]) -> ExitCode {
     // Where it is refused, an abort is a signal.
     let _ = exit_on_abort(OS_ERROR);
-    let status = run(arguments).unwrap_or_else(|failure| {
-        say(&failure.to_string());
-        failure.status
-    });
+    let status = run(arguments).unwrap_or_else(|failure| tell(&Voice::Plain, &failure));
     ExitCode::from(status)
+}
+
+/// Says what failed; the exit status.
+fn tell(voice: &Voice, failure: &Failure) -> u8 {
+    say(&voice.failure(failure));
+    failure.status
 }
 
 fn run(arguments: &[OsString]) -> Result<u8, Failure> {
@@ -88,11 +93,15 @@ fn run(arguments: &[OsString]) -> Result<u8, Failure> {
             return Ok(USAGE);
         }
     };
+    let voice = Voice::of(&read);
+    if let Some(line) = voice.beginning() {
+        say(&line);
+    }
     if !privileged {
         let why = "autodriver is not setuid root here: chown root, chmod u+s, and no no-new-privileges";
-        return Err(Failure::new(OS_ERROR, why));
+        return Ok(tell(&voice, &Failure::new(OS_ERROR, why)));
     }
-    job::run(&read, caller, grader)
+    Ok(job::run(&read, &voice, caller, grader).unwrap_or_else(|failure| tell(&voice, &failure)))
 }
 
 /// Whether this caller may grade at all, in the order in which Tango's driver looks.

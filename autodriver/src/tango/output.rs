@@ -9,7 +9,7 @@ use super::failure::{mutter, Failure};
 use super::log::Log;
 use super::stamps::Stamps;
 use super::transcript::Transcript;
-use super::zone::Zone;
+use super::voice::Voice;
 use crate::fault::Fault;
 use crate::follow::Sink;
 use crate::outlet::Outlet;
@@ -27,63 +27,66 @@ pub(super) struct Output {
     stream: bool,
     /// What came last.
     last: Option<u8>,
-    notes: Vec<String>,
 }
 
 /// What is said besides it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Ending {
     /// How the job ended: on standard output, before everything else or, with `-s`, after it.
-    pub(super) line: String,
+    pub(super) lines: Vec<String>,
     /// On standard error, and not last: where both go to one file, its last line is the job's.
     pub(super) notes: Vec<String>,
+    /// On standard output, after everything else.
+    pub(super) last: Option<String>,
 }
 
 impl Output {
     /// With nothing in it yet.
-    pub(super) fn new(arguments: &Arguments, log: Log) -> Result<Output, Failure> {
-        let mut notes = Vec::new();
-        let zone = arguments.timezone.as_ref().map(|name| {
-            Zone::find(name).unwrap_or_else(|| {
-                notes.push(format!(
-                    "Time zone '{}' is not known; times are UTC",
-                    String::from_utf8_lossy(name)
-                ));
-                Zone::default()
-            })
-        });
-        let stamps = (arguments.interval != 0)
-            .then(|| Stamps::every(arguments.interval, zone.unwrap_or_default(), Instant::now()));
+    pub(super) fn new(arguments: &Arguments, voice: &Voice, log: Log) -> Result<Output, Failure> {
+        let stamps = match voice {
+            Voice::Timed(zone) if arguments.interval != 0 => {
+                Some(Stamps::every(arguments.interval, zone.clone(), Instant::now()))
+            }
+            _ => None,
+        };
         let stdout = Outlet::stdout().map_err(|fault| Failure::of(&fault))?;
-        let transcript = Transcript::new(arguments.osize);
-        Ok(Output { log, transcript, stdout, stamps, stream: arguments.stream, last: None, notes })
+        let transcript = Transcript::new(arguments.osize, voice.mark());
+        Ok(Output { log, transcript, stdout, stamps, stream: arguments.stream, last: None })
     }
 
-    /// Writes all that was not written yet, with the line and the notes.
+    /// How much there was, and how much of it is returned at most, where that is less.
+    pub(super) fn elided(&self) -> Option<(u64, usize)> {
+        self.transcript.elided()
+    }
+
+    /// Writes all that was not written yet, and what is said besides.
     pub(super) fn deliver(self, ending: Ending, signals: BorrowedFd<'_>) -> Result<(), Failure> {
-        let Output { log, transcript, mut stdout, stream, last, notes, .. } = self;
-        let mut notes: Vec<String> = notes.into_iter().chain(ending.notes).collect();
+        let Output { log, transcript, mut stdout, stream, last, .. } = self;
+        let mut notes = ending.notes;
         if let Some(errno) = log.failed() {
             notes.push(format!("Error writing output file: {}", errno.desc()));
         }
-        let line = [ending.line.as_bytes(), b"\n"].concat();
+        let lines: String = ending.lines.iter().map(|line| format!("{line}\n")).collect();
         let failed = |fault: Fault| Failure::of(&fault);
         let rest = transcript.finish();
         if stream {
             notes.iter().for_each(|note| mutter(note));
             stdout.push(&rest);
-            // The line begins on a line of its own.
+            // The lines begin on a line of their own.
             if last.is_some_and(|last| last != b'\n') {
                 stdout.push(b"\n");
             }
-            stdout.push(&line);
-            return stdout.flush(signals).map_err(failed);
+            stdout.push(lines.as_bytes());
+        } else {
+            stdout.push(lines.as_bytes());
+            stdout.flush(signals).map_err(failed)?;
+            notes.iter().for_each(|note| mutter(note));
+            stdout = Outlet::stdout().map_err(failed)?;
+            stdout.push(&rest);
         }
-        stdout.push(&line);
-        stdout.flush(signals).map_err(failed)?;
-        notes.iter().for_each(|note| mutter(note));
-        let mut stdout = Outlet::stdout().map_err(failed)?;
-        stdout.push(&rest);
+        if let Some(last) = ending.last {
+            stdout.push(format!("\n{last}\n").as_bytes());
+        }
         stdout.flush(signals).map_err(failed)
     }
 }
@@ -91,7 +94,7 @@ impl Output {
 impl Sink for Output {
     fn take(&mut self, [came, _]: [Vec<u8>; 2]) {
         let came = match &mut self.stamps {
-            Some(stamps) => stamps.insert(&came, Instant::now()),
+            Some(stamps) => stamps.insert(&came),
             None => came,
         };
         self.last = came.last().copied().or(self.last);

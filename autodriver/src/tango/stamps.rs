@@ -1,9 +1,9 @@
 //! Times inserted into the output, `-i`: on lines of their own, before the first line that begins when
 //! one is due.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use super::zone::Zone;
+use super::zone::{now, Zone};
 
 /// When the next one is due, and where in the output we are.
 #[derive(Debug)]
@@ -23,9 +23,8 @@ impl Stamps {
     }
 
     /// The output with the time in it, if that is due.
-    pub(super) fn insert(&mut self, bytes: &[u8], now: Instant) -> Vec<u8> {
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        self.insert_time(bytes, now, i64::try_from(unix).unwrap_or(0))
+    pub(super) fn insert(&mut self, bytes: &[u8]) -> Vec<u8> {
+        self.insert_time(bytes, Instant::now(), now())
     }
 
     fn insert_time(&mut self, bytes: &[u8], now: Instant, unix: i64) -> Vec<u8> {

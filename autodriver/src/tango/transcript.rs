@@ -3,8 +3,6 @@
 
 use std::collections::VecDeque;
 
-/// Between the two.
-const MARK: &[u8] = b"\n...[excess bytes elided]...\n";
 /// Most that is returned where nothing else is said, in bytes: it is in the driver's memory.
 pub(super) const OUTPUT_MAX: usize = 64 << 20;
 
@@ -17,17 +15,19 @@ pub(super) struct Transcript {
     /// The last half; one byte more of an odd limit.
     tail: VecDeque<u8>,
     limit: usize,
+    /// Between the two.
+    mark: &'static str,
     produced: u64,
 }
 
 impl Transcript {
     /// Returns at most `osize` bytes, and the mark; 0 is no limit but [`OUTPUT_MAX`].
-    pub(super) fn new(osize: u32) -> Transcript {
+    pub(super) fn new(osize: u32, mark: &'static str) -> Transcript {
         let limit = match usize::try_from(osize).unwrap_or(0) {
             0 => OUTPUT_MAX,
             osize => osize.min(OUTPUT_MAX),
         };
-        Transcript { head: Vec::new(), handed_on: 0, tail: VecDeque::new(), limit, produced: 0 }
+        Transcript { head: Vec::new(), handed_on: 0, tail: VecDeque::new(), limit, mark, produced: 0 }
     }
 
     fn half(&self) -> usize {
@@ -53,12 +53,17 @@ impl Transcript {
         std::mem::take(&mut self.head)
     }
 
+    /// How much there was, and how much of it is returned at most, where that is less.
+    pub(super) fn elided(&self) -> Option<(u64, usize)> {
+        (self.produced > self.limit as u64).then_some((self.produced, self.limit))
+    }
+
     /// What was not handed on yet.
     pub(super) fn finish(mut self) -> Vec<u8> {
         let mut rest = self.take_live();
         let half = self.half();
-        if self.produced > self.limit as u64 {
-            rest.extend_from_slice(MARK);
+        if self.elided().is_some() {
+            rest.extend_from_slice(self.mark.as_bytes());
             let excess = self.tail.len().saturating_sub(half);
             self.tail.drain(..excess);
         }
@@ -73,10 +78,12 @@ impl Transcript {
 mod tests {
     use super::*;
 
+    const MARK: &str = "\n...[excess bytes elided]...\n";
+
     /// As Tango's own driver says it, of the whole output at once.
     fn expected(output: &[u8], osize: usize) -> Vec<u8> {
         match osize > 0 && output.len() > osize {
-            true => [&output[..osize / 2], MARK, &output[output.len() - osize / 2..]].concat(),
+            true => [&output[..osize / 2], MARK.as_bytes(), &output[output.len() - osize / 2..]].concat(),
             false => output.to_vec(),
         }
     }
@@ -88,7 +95,7 @@ mod tests {
             for size in 0..=100 {
                 for chunk in [1, 2, 3, 7, 50, 100] {
                     for live in [false, true] {
-                        let mut transcript = Transcript::new(osize);
+                        let mut transcript = Transcript::new(osize, MARK);
                         let mut returned = Vec::new();
                         for bytes in output[..size].chunks(chunk) {
                             transcript.push(bytes);
@@ -107,7 +114,7 @@ mod tests {
 
     #[test]
     fn output_without_a_limit_is_bounded_all_the_same() {
-        let mut transcript = Transcript::new(u32::MAX);
+        let mut transcript = Transcript::new(u32::MAX, MARK);
         let chunk = vec![b'x'; 1 << 20];
         (0..200).for_each(|_| transcript.push(&chunk));
         assert!(transcript.head.len() + transcript.tail.len() <= OUTPUT_MAX);

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::fcntl::{open, openat2, OFlag, OpenHow, ResolveFlag};
 use nix::sys::stat::Mode;
@@ -15,12 +16,21 @@ const SIZE_MAX: u64 = 1 << 20;
 const NAME_MAX: usize = 64;
 
 /// When local time is how far from UTC.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Zone {
     /// Before the first change.
     first: i64,
     /// Seconds of Unix time, and the seconds to add from then on; in order.
     changes: Vec<(i64, i64)>,
+    /// What standard time is called there, and summer time, or again standard time.
+    pub(super) names: [String; 2],
+}
+
+impl Default for Zone {
+    /// UTC.
+    fn default() -> Zone {
+        Zone { first: 0, changes: Vec::new(), names: ["UTC", "UTC"].map(str::to_owned) }
+    }
 }
 
 impl Zone {
@@ -53,6 +63,12 @@ impl Zone {
         let (hour, minute) = (second / 3600, second / 60 % 60);
         format!("{year:04}{month:02}{day:02}-{hour:02}:{minute:02}:{:02}", second % 60)
     }
+}
+
+/// Seconds of Unix time.
+pub(super) fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.ok().and_then(|since| i64::try_from(since.as_secs()).ok()).unwrap_or(0)
 }
 
 /// Year, month and day of a number of days since 1970, in the Gregorian calendar.
@@ -116,6 +132,7 @@ fn parse(bytes: &[u8]) -> Option<Zone> {
     let times = reader.take(counts.changes.checked_mul(8)?)?;
     let which = reader.take(counts.changes)?;
     let kinds = reader.take(counts.kinds.checked_mul(6)?)?;
+    let letters = reader.take(counts.letters)?;
     let offset = |kind: usize| {
         let kind = kinds.get(kind * 6..kind * 6 + 4)?;
         Some(i64::from(i32::from_be_bytes(kind.try_into().ok()?)))
@@ -124,23 +141,35 @@ fn parse(bytes: &[u8]) -> Option<Zone> {
         Some((i64::from_be_bytes(time.try_into().ok()?), offset(usize::from(*kind))?))
     };
     let changes = times.chunks_exact(8).zip(which).map(change).collect::<Option<Vec<_>>>()?;
-    Some(Zone { first: offset(0)?, changes })
+    // That of the last time that was of this sort.
+    let name = |summer: bool| {
+        let kind = |kind: &u8| kinds.chunks_exact(6).nth(usize::from(*kind));
+        let last = which.iter().rev().filter_map(kind).find(|kind| (kind[4] != 0) == summer);
+        let at = usize::from(last.or(kinds.get(..6).filter(|_| !summer))?[5]);
+        let name = letters.get(at..)?.split(|byte| *byte == 0).next()?;
+        name.iter().all(u8::is_ascii_graphic).then(|| String::from_utf8_lossy(name).into_owned())
+    };
+    let standard = name(false)?;
+    let summer = name(true).unwrap_or_else(|| standard.clone());
+    Some(Zone { first: offset(0)?, changes, names: [standard, summer] })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// A file with a change at 100 to two hours, and before it one hour.
+    /// A file with a change at 100 to two hours, which is summer time, and before it one hour.
     fn file() -> Vec<u8> {
         let header = |changes: u32, kinds: u32| {
-            let counts = [0, 0, 0, changes, kinds, 4].map(u32::to_be_bytes).concat();
+            let counts =
+                [0, 0, 0, changes, kinds, if kinds == 1 { 4 } else { 9 }].map(u32::to_be_bytes).concat();
             [b"TZif2".to_vec(), vec![0; 15], counts].concat()
         };
-        let kind = |seconds: i32| [&seconds.to_be_bytes()[..], &[0, 0]].concat();
-        let old = [header(0, 1), kind(0), b"UTC\0".to_vec()].concat();
-        let new = [header(1, 2), 100_i64.to_be_bytes().to_vec(), vec![1], kind(3600), kind(7200)].concat();
-        [old, new, b"CET\0\n\n".to_vec()].concat()
+        let kind = |seconds: i32, more: [u8; 2]| [&seconds.to_be_bytes()[..], &more].concat();
+        let old = [header(0, 1), kind(0, [0, 0]), b"UTC\0".to_vec()].concat();
+        let kinds = [kind(3600, [0, 0]), kind(7200, [1, 4])].concat();
+        let new = [header(1, 2), 100_i64.to_be_bytes().to_vec(), vec![1], kinds].concat();
+        [old, new, b"CET\0CEST\0\n\n".to_vec()].concat()
     }
 
     #[test]
@@ -150,12 +179,13 @@ mod tests {
             (zone.local(99), zone.local(100)),
             ("19700101-01:01:39".into(), "19700101-02:01:40".into())
         );
+        assert_eq!(zone.names, ["CET", "CEST"]);
     }
 
     #[test]
     fn no_part_of_a_file_is_taken_for_one_and_none_overruns() {
         let whole = file();
-        for length in 0..whole.len() - 8 {
+        for length in 0..whole.len() - 2 {
             assert_eq!(parse(&whole[..length]), None, "{length} bytes");
         }
         for at in 0..whole.len() {

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::{Duration, Instant};
 
-use e2e::{alone, wait_until, Image, AUTODRIVER};
+use e2e::{alone, wait_until, Image, Outcome, AUTODRIVER};
 
 const MARK: &str = "\n...[excess bytes elided]...\n";
 
@@ -229,17 +229,66 @@ fn stream_returns_output_as_it_comes_and_the_status_last() {
     }
 }
 
+/// The lines with the time in `Autodriver@YYYYmmdd-HH:MM:SS: ` and numbers of seconds left out.
+fn timeless(outcome: &Outcome) -> Vec<String> {
+    let line = |line: &str| match line.strip_prefix("Autodriver@").and_then(|rest| rest.split_at_checked(17))
+    {
+        Some((time, rest)) => {
+            assert!(time.bytes().all(|byte| byte.is_ascii_digit() || b"-:".contains(&byte)), "{line}");
+            format!("@{}", rest.split("Duration: ").next().expect("the first part"))
+        }
+        None => line.to_owned(),
+    };
+    outcome.text().lines().map(line).collect()
+}
+
 #[test]
 fn times_are_inserted_between_lines() {
     let _alone = alone();
     let image = Image::new();
     let script = "echo one; sleep 1.3; printf 'tw'; sleep 0.1; echo o; sleep 1.3; echo three";
     let outcome = image.run(&["-i", "1", "-z", "Etc/GMT-14"], script);
-    let lines: Vec<&str> = outcome.text().lines().collect();
-    assert_eq!((lines.len(), lines[1], lines[3], lines[5]), (6, "one", "two", "three"), "{outcome}");
-    for (line, offset) in [(lines[2], 4), (lines[4], 8)] {
+    let lines = timeless(&outcome);
+    let said = [
+        "@: Test Starts. Time zone +14:+14",
+        "@: Test terminates. ",
+        "@: Job exited with status 0",
+        "@: Timestamps inserted at 1-second or larger intervals, depending on output rates",
+        "@: Also check end of output for potential errors",
+    ];
+    assert_eq!((lines.len(), &lines[..5]), (10, &said.map(str::to_owned)[..]), "{outcome}");
+    assert_eq!((&*lines[5], &*lines[7], &*lines[9]), ("one", "two", "three"), "{outcome}");
+    for (line, offset) in [(&lines[6], 4), (&lines[8], 8)] {
         assert!(line.starts_with("...[timestamp 2"), "{line}");
         let end = format!("at offset ~{offset}. Maybe out of sync with output's own timestamps.]...");
         assert!(line.ends_with(&end), "{line}");
     }
+}
+
+#[test]
+fn with_a_time_zone_every_line_has_the_time() {
+    let _alone = alone();
+    let image = Image::new();
+    let outcome = image.run(&["-z", "UTC", "-t", "1", "-o", "10"], "echo 123456789abc; sleep 100");
+    assert_eq!(outcome.status, 2, "{outcome}");
+    let expected = [
+        "@: Test Starts. Time zone UTC:UTC",
+        "@: ERROR Job timed out after 1 seconds",
+        "@: Test terminates. ",
+        "@: Also check end of output for potential errors",
+        "@: Output size 13 > limit 10 -- will elide in the middle",
+        "12345",
+        "...[excess bytes elided by autodriver]...",
+        "9abc",
+        "",
+        "@: ERROR Job timed out",
+    ];
+    assert_eq!(timeless(&outcome), expected, "{outcome}");
+    let outcome = image.autodriver(["-z", "UTC", "nothing"]).run();
+    assert_eq!(outcome.status, 3, "{outcome}");
+    let lines = timeless(&outcome);
+    assert!(lines[1].starts_with("@: ERROR Error moving directory 'nothing' at line "), "{outcome}");
+    let outcome = image.run(&["-z", "Nowhere/X"], "echo done");
+    assert_eq!(timeless(&outcome)[0], "@: Test Starts. Time zone UTC:UTC", "{outcome}");
+    assert!(outcome.complaint().contains("Time zone 'Nowhere/X' is not known; times are UTC"), "{outcome}");
 }
