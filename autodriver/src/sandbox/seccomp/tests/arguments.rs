@@ -219,7 +219,7 @@ fn without_a_network_only_local_sockets_are_let_through() {
 }
 
 #[test]
-fn with_a_shared_uid_only_the_callers_own_limits_are_let_through() {
+fn with_a_shared_uid_nobody_else_s_limits_are_set_and_not_all_are_signalled() {
     let (x86_64, i386) = (abi(X86_64), abi(I386));
     let program = compile(&shared(), &[&x86_64, &i386]);
     for abi in [&x86_64, &i386] {
@@ -234,5 +234,6 @@ fn with_a_shared_uid_only_the_callers_own_limits_are_let_through() {
         }
         assert_eq!(call("setpriority", 0, 7), EPERM.code());
         assert_eq!(call("kill", 7, 9), ALLOW.code(), "Landlock's");
+        assert_eq!(call("kill", 0xffff_ffff, 9), EPERM.code());
     }
 }
