@@ -48,6 +48,10 @@ impl Default for Image {
     }
 }
 
+fn is_driver(one: &Process) -> bool {
+    one.name == "autodriver" && one.uid == 0
+}
+
 impl Image {
     /// A fresh one. Tests that use it are [`crate::alone`].
     pub fn new() -> Image {
@@ -200,14 +204,24 @@ impl Image {
         fs::write(self.path("home/autolab/script"), script).expect("a script");
     }
 
-    /// The driver of a call that is under way: of this call, since others' drivers run beside it.
+    /// The witness of a call that is under way, or as a first process the driver: of this call, since others'
+    /// run beside it.
+    pub fn witness(&self, call: &Running) -> i32 {
+        let own = processes().into_iter().filter(|one| one.pid == call.pid());
+        let mut all = own.chain(descendants(call.pid()));
+        all.find(is_driver).expect("an autodriver that is root's").pid
+    }
+
+    /// The driver of a call that is under way.
     pub fn driver(&self, call: &Running) -> i32 {
-        let started = call.pid();
-        // Its keeper, a fork of it, is below it.
-        let is_driver = |one: &Process| one.name == "autodriver" && one.uid == 0;
-        let own = processes().into_iter().find(|one| one.pid == started).filter(is_driver);
-        let below = || descendants(started).into_iter().find(is_driver);
-        own.or_else(below).expect("a driver that is root's").pid
+        let witness = self.witness(call);
+        let status = fs::read_to_string(format!("/proc/{witness}/status")).expect("it is there");
+        let number = status.lines().find(|line| line.starts_with("NSpid:"));
+        if number.is_some_and(|line| line.split_whitespace().next_back() == Some("1")) {
+            return witness;
+        }
+        let below = descendants(witness).into_iter().find(|one| is_driver(one) && one.parent == witness);
+        below.expect("a driver below it").pid
     }
 
     /// A call by a user of the image, in `/home`.

@@ -185,10 +185,22 @@ pub enum Ended {
 /// # Errors
 /// ECHILD: there are no children. EINTR.
 pub fn wait_for_any(flags: WaitPidFlag) -> Result<Option<(Pid, Ended)>, Errno> {
+    wait(Pid::from_raw(-1), flags)
+}
+
+/// As [`wait_for_any`], for one child, until it has ended.
+///
+/// # Errors
+/// ECHILD: it is none. EINTR.
+pub fn wait_for(child: Pid) -> Result<Ended, Errno> {
+    wait(child, WaitPidFlag::empty())?.map(|(_, ended)| ended).ok_or(Errno::ECHILD)
+}
+
+fn wait(which: Pid, flags: WaitPidFlag) -> Result<Option<(Pid, Ended)>, Errno> {
     loop {
         let mut status = 0;
         // SAFETY: `status` is written before the call returns.
-        let pid = check(unsafe { libc::waitpid(-1, &mut status, flags.bits()) }.into())?;
+        let pid = check(unsafe { libc::waitpid(which.as_raw(), &mut status, flags.bits()) }.into())?;
         let ended = match pid {
             0 => return Ok(None),
             _ if libc::WIFEXITED(status) => Ended::Exited(libc::WEXITSTATUS(status)),

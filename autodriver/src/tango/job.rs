@@ -8,6 +8,7 @@ use autodriver_protocol::job::{Bind, Net};
 use autodriver_protocol::report::{Leftover, Report};
 use autodriver_protocol::units::{Size, Time};
 use autodriver_protocol::{Cause, Options};
+use nix::errno::Errno;
 use nix::libc::SIGKILL;
 use nix::sys::resource::{Resource, RLIM_INFINITY};
 use nix::sys::signalfd::SignalFd;
@@ -21,6 +22,7 @@ use super::moving::Source;
 use super::output::{Ending, Output};
 use super::shed;
 use super::voice::Voice;
+use super::witness::Witness;
 use crate::facts::{self, Facts};
 use crate::fault::errno_of;
 use crate::follow::follow;
@@ -42,6 +44,7 @@ const PIDS_MAX: u32 = 1 << 22;
 pub(super) fn run(
     arguments: &Arguments,
     voice: &Voice,
+    witness: Witness,
     caller: Caller,
     grader: Grader,
 ) -> Result<u8, Failure> {
@@ -58,7 +61,31 @@ pub(super) fn run(
     let slot = Slot::open(&plan.user, &facts, facts.half_memory, ENTRIES_MAX);
     let slot = slot.map_err(|fault| Failure::of(&fault))?;
     let run = Run { arguments, voice, grader: &grader, facts: &facts, signals: &signals, requested };
-    run.in_slot(slot, plan, source)
+    run.in_slot(slot, plan, source, witness)
+}
+
+/// What the next driver would do first, if this one was killed; says what could not be cleared.
+pub(super) fn clear_up(grader: Grader) -> Vec<String> {
+    let clear = || {
+        let grader = with_real_home(grader)?;
+        uids::dedicate(grader.ids.uid, Path::new(&grader.home));
+        let facts = facts::probe().map_err(|fault| Failure::of(&fault))?;
+        let _aside = make_ready(&facts).map_err(|fault| Failure::of(&fault))?;
+        let user = User::Dedicated { ids: grader.ids, home: grader.home.clone() };
+        let slot = Slot::open(&user, &facts, facts.half_memory, ENTRIES_MAX);
+        let slot = slot.map_err(|fault| Failure::of(&fault))?;
+        let kept = slot.home().and_then(log::remove).map(log_left);
+        Ok(kept.into_iter().chain(slot.close()).map(|left| not_cleared(&left)).collect())
+    };
+    clear().unwrap_or_else(|failure: Failure| vec![failure.to_string()])
+}
+
+fn log_left(why: Errno) -> Leftover {
+    Leftover { kind: "file".into(), what: format!("output.log: {why}") }
+}
+
+fn not_cleared(left: &Leftover) -> String {
+    format!("Error cleaning up: {} {} is still there", left.kind, left.what)
 }
 
 /// The home without links on the way: it is looked up again by what cleans up.
@@ -135,22 +162,18 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// Runs the job and puts the machine back, and only then says anything: nothing follows the output.
-    fn in_slot(&self, mut slot: Slot, plan: Plan, source: Source) -> Result<u8, Failure> {
-        let ended = self.follow(&mut slot, plan, source);
+    fn in_slot(&self, mut slot: Slot, plan: Plan, source: Source, witness: Witness) -> Result<u8, Failure> {
+        let ended = self.follow(&mut slot, plan, source, witness);
         let mut left = Vec::new();
         match &ended {
             Ok((report, _)) => left.extend(report.restore.leftovers.iter().cloned()),
             Err(_) => slot.abandon(self.facts),
         }
         if let Some(home) = slot.home() {
-            let kept = log::remove(home).into_iter();
-            left.extend(kept.map(|why| Leftover { kind: "file".into(), what: format!("output.log: {why}") }));
+            left.extend(log::remove(home).map(log_left));
         }
         left.extend(slot.close());
-        let left: Vec<String> = left
-            .iter()
-            .map(|one| format!("Error cleaning up: {} {} is still there", one.kind, one.what))
-            .collect();
+        let left: Vec<String> = left.iter().map(not_cleared).collect();
         match ended {
             Ok((report, output)) => self.tell(&report, output, left),
             Err(failure) => {
@@ -160,13 +183,19 @@ impl Run<'_> {
         }
     }
 
-    fn follow(&self, slot: &mut Slot, plan: Plan, source: Source) -> Result<(Report, Output), Failure> {
+    fn follow(
+        &self,
+        slot: &mut Slot,
+        plan: Plan,
+        source: Source,
+        witness: Witness,
+    ) -> Result<(Report, Output), Failure> {
         let ids = self.grader.ids;
         let Some(home) = slot.home() else { return Err(Failure::new(OS_ERROR, "Error using the home")) };
         let log =
             Log::create(home, ids.uid).map_err(|errno| Failure::os("Error opening output file", errno))?;
         source.move_to(slot.storage().job(), ids)?;
-        let mut output = Output::new(self.arguments, self.voice, log)?;
+        let mut output = Output::new(self.arguments, self.voice, log, witness)?;
         let job = slot.start(plan, self.facts, self.requested, None, true);
         let job = job.map_err(|fault| Failure::of(&fault))?;
         let outcome = follow(job, slot, self.signals, &mut output).map_err(|fault| Failure::of(&fault))?;

@@ -2,7 +2,7 @@
 //! before the end. Written by the driver, in a directory where only the driver removes what is the
 //! driver's ([`crate::sandbox::home`]); the job's account cannot read it.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{openat, OFlag};
@@ -33,13 +33,18 @@ impl Log {
         if let Some(why) = remove(home) {
             return Err(why);
         }
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let everybody = Mode::S_IRUSR | Mode::S_IWUSR | Mode::S_IRGRP | Mode::S_IROTH;
         let file = openat(home.directory(), C_NAME, flags, everybody)?;
         fchmod(&file, everybody)?;
         // Not every file system has such lists. Then a job can read what it has written.
         let _ = set_access_list(file.as_fd(), &without(uid));
         Ok(Log { file, written: 0, failed: None })
+    }
+
+    /// To be read by another process.
+    pub(super) fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 
     /// Adds to it, until it is full, or the disk.

@@ -24,6 +24,7 @@ mod stamps;
 mod transcript;
 mod output;
 mod job;
+mod witness;
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -101,7 +102,12 @@ fn run(arguments: &[OsString]) -> Result<u8, Failure> {
         let why = "autodriver is not setuid root here: chown root, chmod u+s, and no no-new-privileges";
         return Ok(tell(&voice, &Failure::new(OS_ERROR, why)));
     }
-    Ok(job::run(&read, &voice, caller, grader).unwrap_or_else(|failure| tell(&voice, &failure)))
+    let drive = |witness| {
+        let status = job::run(&read, &voice, witness, caller, grader.clone());
+        status.unwrap_or_else(|failure| tell(&voice, &failure))
+    };
+    let status = witness::attend(&read, &voice, drive, || job::clear_up(grader.clone()));
+    Ok(status.unwrap_or_else(|failure| tell(&voice, &failure)))
 }
 
 /// Whether this caller may grade at all, in the order in which Tango's driver looks.

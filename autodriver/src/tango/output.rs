@@ -10,6 +10,7 @@ use super::log::Log;
 use super::stamps::Stamps;
 use super::transcript::Transcript;
 use super::voice::Voice;
+use super::witness::Witness;
 use crate::fault::Fault;
 use crate::follow::Sink;
 use crate::outlet::Outlet;
@@ -19,6 +20,7 @@ use crate::poller::Poller;
 #[derive(Debug)]
 pub(super) struct Output {
     log: Log,
+    witness: Witness,
     transcript: Transcript,
     stdout: Outlet,
     /// `-i`
@@ -42,7 +44,13 @@ pub(super) struct Ending {
 
 impl Output {
     /// With nothing in it yet.
-    pub(super) fn new(arguments: &Arguments, voice: &Voice, log: Log) -> Result<Output, Failure> {
+    pub(super) fn new(
+        arguments: &Arguments,
+        voice: &Voice,
+        log: Log,
+        witness: Witness,
+    ) -> Result<Output, Failure> {
+        witness.show(log.file());
         let stamps = match voice {
             Voice::Timed(zone) if arguments.interval != 0 => {
                 Some(Stamps::every(arguments.interval, zone.clone(), Instant::now()))
@@ -51,7 +59,7 @@ impl Output {
         };
         let stdout = Outlet::stdout().map_err(|fault| Failure::of(&fault))?;
         let transcript = Transcript::new(arguments.osize, voice.mark());
-        Ok(Output { log, transcript, stdout, stamps, stream: arguments.stream, last: None })
+        Ok(Output { log, witness, transcript, stdout, stamps, stream: arguments.stream, last: None })
     }
 
     /// How much there was, and how much of it is returned at most, where that is less.
@@ -61,7 +69,8 @@ impl Output {
 
     /// Writes all that was not written yet, and what is said besides.
     pub(super) fn deliver(self, ending: Ending, signals: BorrowedFd<'_>) -> Result<(), Failure> {
-        let Output { log, transcript, mut stdout, stream, last, .. } = self;
+        let Output { log, witness, transcript, mut stdout, stream, last, .. } = self;
+        witness.leave_out();
         let mut notes = ending.notes;
         if let Some(errno) = log.failed() {
             notes.push(format!("Error writing output file: {}", errno.desc()));
@@ -108,6 +117,7 @@ impl Sink for Output {
 
     fn hand_on(&mut self, poller: &Poller, first: u64) -> Result<(), Fault> {
         self.stdout.write_some();
+        self.witness.watch(poller, first + 1)?;
         self.stdout.watch(poller, first)
     }
 }

@@ -21,21 +21,55 @@ fn of_jobs(image: &Image) -> usize {
     processes().iter().filter(|one| one.uid == image.autograde() && one.state != 'Z').count()
 }
 
+/// Nothing of the job is there for the next one, and not much later.
+fn is_cleared(image: &Image) {
+    let gone = wait_until(Duration::from_secs(20), || (of_jobs(image) == 0).then_some(()));
+    assert!(gone.is_some(), "{:?}", processes());
+    let outcome = image.run(&[], "ls -A ~ /tmp; touch ~/new && echo writable");
+    let expected = "/home/autograde:\nautolab\noutput.log\n\n/tmp:\nwritable";
+    assert_eq!(outcome.text(), format!("Autodriver: Job exited with status 0\n{expected}"), "{outcome}");
+    assert_eq!(fs::read_dir(image.path("home/autograde")).expect("the home").count(), 0);
+}
+
 #[test]
-fn nothing_of_a_killed_driver_s_job_is_there_for_the_next() {
+fn a_driver_that_is_killed_is_told_of_with_the_output_so_far() {
     let _alone = alone();
     let image = Image::new();
     for _ in 0..2 {
         let running = start(&image);
         kill(Pid::from_raw(image.driver(&running)), Signal::SIGKILL).expect("root may");
-        running.wait();
-        let gone = wait_until(Duration::from_secs(20), || (of_jobs(&image) == 0).then_some(()));
-        assert!(gone.is_some(), "{:?}", processes());
-        let outcome = image.run(&[], "ls -A ~ /tmp; touch ~/new && echo writable");
-        let expected = "/home/autograde:\nautolab\noutput.log\n\n/tmp:\nwritable";
-        assert_eq!(outcome.text(), format!("Autodriver: Job exited with status 0\n{expected}"), "{outcome}");
+        let outcome = running.wait();
+        assert_eq!((outcome.status, outcome.complaint()), (3, ""), "{outcome}");
+        let lines: Vec<&str> = outcome.text().lines().collect();
+        assert!(lines[0].starts_with("Autodriver: The driver was killed by signal 9 at line "), "{outcome}");
+        assert_eq!(lines[1..], ["begun"], "{outcome}");
+        assert_eq!(of_jobs(&image), 0, "it was waited for: {:?}", processes());
         assert_eq!(fs::read_dir(image.path("home/autograde")).expect("the home").count(), 0);
+        is_cleared(&image);
     }
+}
+
+#[test]
+fn a_driver_whose_witness_is_killed_ends_its_job() {
+    let _alone = alone();
+    let image = Image::new();
+    let running = start(&image);
+    kill(Pid::from_raw(image.witness(&running)), Signal::SIGKILL).expect("root may");
+    running.wait();
+    is_cleared(&image);
+}
+
+#[test]
+fn nothing_is_left_where_both_are_killed() {
+    let _alone = alone();
+    let image = Image::new();
+    let running = start(&image);
+    let driver = image.driver(&running);
+    for pid in [image.witness(&running), driver] {
+        kill(Pid::from_raw(pid), Signal::SIGKILL).expect("root may");
+    }
+    running.wait();
+    is_cleared(&image);
 }
 
 #[test]
