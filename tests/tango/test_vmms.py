@@ -226,6 +226,20 @@ class Failures(Case):
         self.assertEqual(trace, "Success: Autodriver returned normally")
         self.assertEqual(self.feedback()[1], "2048", "blocks of 512 bytes")
 
+    def test_cores_and_memory_of_the_machine_are_the_job_s(self):
+        self.vm.cores, self.vm.memory = 1, 64
+        self.vmms.copyIn(self.vm, self.files("cat /dev/zero | head -c 900M | tail"))
+        if "docker" in BACKEND:
+            label = "label=autodriver.machine=" + self.vmms._name(self.vm)
+            words = ["docker", "ps", "--quiet", "--filter", label]
+            machine = subprocess.run(words, check=True, stdout=subprocess.PIPE).stdout.decode().split()
+            words = ["docker", "inspect", "--format", "{{.HostConfig.NanoCpus}} {{.HostConfig.Memory}}"] + machine
+            limits = subprocess.run(words, check=True, stdout=subprocess.PIPE).stdout.decode().split()
+            self.assertEqual(limits, ["1000000000", str((64 + vmmLocal.BESIDE) << 20)])
+        self.assertEqual(self.vmms.runJob(self.vm, 30, 1000, True), 0)
+        self.assertEqual(self.vmms.copyOut(self.vm, self.output), 0)
+        self.assertEqual(self.feedback()[0], "Autodriver: Job exited with status 137: memory-limit")
+
     def test_a_feedback_file_that_cannot_be_written_is_minus_one(self):
         self.vmms.copyIn(self.vm, self.files("true"))
         self.vmms.runJob(self.vm, 5, 1000, True)
@@ -250,6 +264,30 @@ class Failures(Case):
         self.assertEqual(self.vmms.copyOut(self.vm, self.output), 0)
         self.assertIn("begun", self.feedback())
 
+    def test_a_machine_that_is_killed_ends_its_job_with_the_output_so_far(self):
+        self.vmms.copyIn(self.vm, self.files("echo begun; sleep 100"))
+
+        def kill():
+            while "begun" not in self.vmms.getPartialOutput(self.vm):
+                time.sleep(0.1)
+            if "docker" in BACKEND:
+                label = "label=autodriver.machine=" + self.vmms._name(self.vm)
+                words = ["docker", "ps", "--quiet", "--filter", label]
+                machine = subprocess.run(words, check=True, stdout=subprocess.PIPE).stdout.decode().split()
+                subprocess.run(["docker", "kill"] + machine, check=True, stdout=subprocess.DEVNULL)
+            else:
+                words = ["pgrep", "-f", "vm run-job " + self.vmms._name(self.vm)]
+                caller = subprocess.run(words, check=True, stdout=subprocess.PIPE).stdout.decode().split()
+                subprocess.run(["pkill", "-9", "-P", ",".join(caller)], check=True)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        self.assertEqual(self.vmms.runJob(self.vm, 60, 1000, True), 3)
+        killer.join()
+        self.assertEqual(self.vmms.copyOut(self.vm, self.output), 0)
+        self.assertTrue(self.feedback()[0].startswith("Autodriver: The machine could not run the job: "), self.feedback())
+        self.assertIn("begun", self.feedback())
+
     def test_destroying_twice_is_destroying(self):
         self.vmms.initializeVM(self.vm)
         self.assertTrue(self.vmms.existsVM(self.vm))
@@ -257,6 +295,19 @@ class Failures(Case):
         self.vmms.safeDestroyVM(self.vm)
         self.assertIsNone(self.vmms.destroyVM(self.vm))
         self.assertFalse(self.vmms.existsVM(self.vm))
+
+    def test_machines_of_another_tango_are_not_listed(self):
+        own = Config.PREFIX
+        try:
+            Config.PREFIX = own + "-7"
+            self.vmms.initializeVM(self.vm)
+            self.assertEqual([machine.id for machine in self.vmms.getVMs()], [self.vm.id])
+            Config.PREFIX = own
+            self.assertEqual(self.vmms.getVMs(), [])
+        finally:
+            Config.PREFIX = own + "-7"
+            self.vmms.destroyVM(self.vm)
+            Config.PREFIX = own
 
     def test_a_policy_that_there_is_not_is_refused_at_the_start(self):
         Config.VMM_LOCAL_STATUS = "none"

@@ -169,11 +169,11 @@ class VmmLocal(object):
     def getVMs(self):
         """Every machine of this Tango."""
         machines = []
-        prefix = FORBIDDEN.sub("_", Config.PREFIX) + "-"
+        prefix = self._prefix()
         for name in self._call(["list"], STEP)[1].split():
             if not name.startswith(prefix):
                 continue
-            number, _, image = name[len(prefix):].partition("-")
+            number, _, image = name[len(prefix):].partition(".")
             if number.isdigit():
                 machine = TangoMachine()
                 machine.id, machine.name = int(number), image
@@ -222,8 +222,12 @@ class VmmLocal(object):
 
     # How
 
+    def _prefix(self):
+        """With an end of its own: Tangos whose PREFIX is "prod" and "prod-2" may share a host."""
+        return FORBIDDEN.sub("_", Config.PREFIX).replace(".", "_") + "."
+
     def _name(self, vm):
-        return FORBIDDEN.sub("_", self.instanceName(vm.id, vm.name))[:64]
+        return (self._prefix() + FORBIDDEN.sub("_", "%d.%s" % (vm.id, vm.name)))[:64]
 
     def _make(self, vm):
         words = ["initialize", self._name(vm)] + self.backend
