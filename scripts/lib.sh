@@ -77,6 +77,13 @@ scratch_tree() {
     echo 'root:x:0:' >"$1/etc/group"
 }
 
+# expected_of ENVIRONMENT BROKE: the attacks that tests/conformance.expected has for it, sorted; of those with a
+# question mark the ones in the file BROKE.
+expected_of() {
+    awk -v name="$1" 'FILENAME == ARGV[1] { broke[$1]; next } $1 == name && (sub(/\?$/, "", $2) == 0 || $2 in broke) { print $2 }' \
+        "$2" "$root/tests/conformance.expected" | sort
+}
+
 # need_rust: cargo, from Debian's rustup where that is to be had, and new enough.
 need_rust() {
     local oldest

@@ -36,10 +36,11 @@ const OPTIONS: [&str; 12] = [
 const LOOK: &str = "f=$HOME/.cache/vmm-local/$1; [ -x \"$f\" ] || { echo want; exit; }; \
      s=$(sha256sum \"$f\" 2>/dev/null) || { echo have; exit; }; \
      [ \"${s%% *}\" = \"$2\" ] && echo have || echo want";
-/// On the host: takes the file, of $2 bytes, from stdin.
+/// On the host: takes the file, of $2 bytes, from stdin. Others of a month ago go; who needs one brings it again.
 const TAKE: &str = "umask 077; d=$HOME/.cache/vmm-local; mkdir -p \"$d\" && cat >\"$d/.$1.$$\" && \
      if [ \"$(wc -c <\"$d/.$1.$$\")\" -eq \"$2\" ]; then \
-     chmod 700 \"$d/.$1.$$\" && mv -f \"$d/.$1.$$\" \"$d/$1\"; \
+     chmod 700 \"$d/.$1.$$\" && mv -f \"$d/.$1.$$\" \"$d/$1\" && \
+     { find \"$d\" -name 'autodriver-*' -mtime +30 -exec rm -f {} + 2>/dev/null || :; }; \
      else rm -f \"$d/.$1.$$\"; echo cut short >&2; exit 1; fi";
 /// On the host: starts it.
 const SERVE: &str = "f=$HOME/.cache/vmm-local/$1; \
@@ -176,6 +177,7 @@ impl Backend for Ssh {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::{Duration, SystemTime};
 
     fn ssh(host: &str) -> Ssh {
         let options = SshOptions { host: Some(host.to_owned()), ssh_option: vec!["-p2222".to_owned()] };
@@ -206,7 +208,13 @@ mod tests {
         let cut = take(size + 1).unwrap_err().to_string();
         assert!(cut.ends_with("cut short"), "{cut}");
         assert!(run(SERVE, "", None).is_err(), "nothing was put in its place");
+        let cache = home.path().join(".cache/vmm-local");
+        for (name, days) in [("autodriver-old", 40), ("autodriver-new", 20)] {
+            let made = File::create(cache.join(name)).unwrap();
+            made.set_modified(SystemTime::now() - Duration::from_secs(days * 86_400)).unwrap();
+        }
         take(size).unwrap();
+        assert!(!cache.join("autodriver-old").exists() && cache.join("autodriver-new").exists());
         assert_eq!(run(LOOK, "0000", None).unwrap(), "want\n", "another hash");
         assert_eq!(run(SERVE, "", None).unwrap(), "served\n");
     }
