@@ -76,7 +76,10 @@ impl Entrance {
 }
 
 /// Sends groups of descriptors, and how many each has.
-fn send<const N: usize>(to: BorrowedFd<'_>, groups: [&[OwnedFd]; N]) -> Result<(), Errno> {
+///
+/// # Errors
+/// Those of sendmsg(2).
+pub fn send<const N: usize>(to: BorrowedFd<'_>, groups: [&[OwnedFd]; N]) -> Result<(), Errno> {
     let counts = groups.map(|group| u8::try_from(group.len()).unwrap_or(u8::MAX));
     let fds: Vec<RawFd> = groups.iter().flat_map(|group| group.iter()).map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&fds)];
@@ -84,7 +87,11 @@ fn send<const N: usize>(to: BorrowedFd<'_>, groups: [&[OwnedFd]; N]) -> Result<(
     sendmsg::<()>(to.as_raw_fd(), &[IoSlice::new(&counts)], rights, MsgFlags::MSG_NOSIGNAL, None).map(drop)
 }
 
-fn receive<const N: usize>(from: BorrowedFd<'_>) -> Result<Option<[Vec<OwnedFd>; N]>, Errno> {
+/// As it was sent; `None` at the end.
+///
+/// # Errors
+/// Those of recvmsg(2).
+pub fn receive<const N: usize>(from: BorrowedFd<'_>) -> Result<Option<[Vec<OwnedFd>; N]>, Errno> {
     let mut counts = [0; N];
     let mut space = nix::cmsg_space!([RawFd; MOST]);
     let mut data = [IoSliceMut::new(&mut counts)];

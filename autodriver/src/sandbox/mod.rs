@@ -26,7 +26,7 @@ pub mod accounts;
 mod layout;
 pub mod cgroup;
 pub mod aside;
-mod handover;
+pub mod handover;
 pub mod spawn;
 mod init;
 mod attach;

@@ -28,6 +28,7 @@ use crate::fault::errno_of;
 use crate::follow::follow;
 use crate::plan::{plan, Plan, User};
 use crate::run::{block_signals, make_ready};
+use crate::sandbox::aside::Aside;
 use crate::sandbox::storage::OPEN;
 use crate::slot::Slot;
 use crate::transfer::ENTRIES_MAX;
@@ -53,10 +54,7 @@ pub(super) fn run(
     let source = Source::open(&arguments.directory, caller)?;
     let changed = nix::unistd::chdir("/");
     changed.map_err(|errno| Failure::os("Error changing directories", errno))?;
-    let grader = with_real_home(grader)?;
-    uids::dedicate(grader.ids.uid, Path::new(&grader.home));
-    let facts = facts::probe().map_err(|fault| Failure::of(&fault))?;
-    let _aside = make_ready(&facts).map_err(|fault| Failure::of(&fault))?;
+    let (grader, facts, _aside) = take_over(grader)?;
     let plan = make_plan(arguments, &source.name, &grader, &facts)?;
     let slot = Slot::open(&plan.user, &facts, facts.half_memory, ENTRIES_MAX);
     let slot = slot.map_err(|fault| Failure::of(&fault))?;
@@ -64,13 +62,19 @@ pub(super) fn run(
     run.in_slot(slot, plan, source, witness)
 }
 
+/// What a driver does before its job: the account is for jobs, and what killed drivers left is cleared.
+fn take_over(grader: Grader) -> Result<(Grader, Facts, Option<Aside>), Failure> {
+    let grader = with_real_home(grader)?;
+    uids::dedicate(grader.ids.uid, Path::new(&grader.home));
+    let facts = facts::probe().map_err(|fault| Failure::of(&fault))?;
+    let aside = make_ready(&facts).map_err(|fault| Failure::of(&fault))?;
+    Ok((grader, facts, aside))
+}
+
 /// What the next driver would do first, if this one was killed; says what could not be cleared.
 pub(super) fn clear_up(grader: Grader) -> Vec<String> {
     let clear = || {
-        let grader = with_real_home(grader)?;
-        uids::dedicate(grader.ids.uid, Path::new(&grader.home));
-        let facts = facts::probe().map_err(|fault| Failure::of(&fault))?;
-        let _aside = make_ready(&facts).map_err(|fault| Failure::of(&fault))?;
+        let (grader, facts, _aside) = take_over(grader)?;
         let user = User::Dedicated { ids: grader.ids, home: grader.home.clone() };
         let slot = Slot::open(&user, &facts, facts.half_memory, ENTRIES_MAX);
         let slot = slot.map_err(|fault| Failure::of(&fault))?;

@@ -2,7 +2,7 @@
 //! before the end. Written by the driver, in a directory where only the driver removes what is the
 //! driver's ([`crate::sandbox::home`]); the job's account cannot read it.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{openat, OFlag};
@@ -43,8 +43,8 @@ impl Log {
     }
 
     /// To be read by another process.
-    pub(super) fn file(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+    pub(super) fn file(&self) -> &OwnedFd {
+        &self.file
     }
 
     /// Adds to it, until it is full, or the disk.

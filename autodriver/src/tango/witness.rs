@@ -4,17 +4,15 @@
 //! ends the job.
 
 use std::fs::File;
-use std::io::{IoSlice, IoSliceMut, Read, Seek};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::io::{Read, Seek};
+use std::os::fd::{AsFd, OwnedFd};
+use std::slice;
 
 use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::{raise, Signal};
 use nix::sys::signalfd::SignalFd;
-use nix::sys::socket::{
-    recvmsg, sendmsg, socketpair, AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag,
-    SockType,
-};
+use nix::sys::socket::{socketpair, AddressFamily, SockFlag, SockType};
 
 use super::arguments::Arguments;
 use super::failure::{print, say, Failure, OS_ERROR};
@@ -24,13 +22,8 @@ use crate::fault::Fault;
 use crate::first;
 use crate::poller::{Interest, Poller};
 use crate::run::block_signals;
-use crate::sys::fd::received;
+use crate::sandbox::handover::{receive, send};
 use crate::sys::process::{clone3, pidfd_send_signal, wait_for, Child, Ended, Forked};
-
-/// The driver's end: the log, as a descriptor that comes with it.
-const LOG: u8 = b'L';
-/// From now on the driver itself says how the job ended.
-const TELLS: u8 = b'T';
 
 /// The driver's side. A first process has none: what kills it ends all of its container.
 #[derive(Debug)]
@@ -41,23 +34,19 @@ pub(super) struct Witness {
 
 impl Witness {
     /// Gives it the file in which the output grows.
-    pub(super) fn show(&self, log: BorrowedFd<'_>) {
-        self.send(LOG, &[log.as_raw_fd()]);
+    pub(super) fn show(&self, log: &OwnedFd) {
+        self.send(slice::from_ref(log));
     }
 
-    /// Leaves nothing for it to say.
+    /// Leaves nothing for it to say: from now on the driver itself tells how the job ended.
     pub(super) fn leave_out(&self) {
-        self.send(TELLS, &[]);
+        self.send(&[]);
     }
 
     /// Without either it has less to tell, and nothing is wrong with the job.
-    fn send(&self, what: u8, fds: &[RawFd]) {
+    fn send(&self, log: &[OwnedFd]) {
         let Some(socket) = &self.socket else { return };
-        let rights = [ControlMessage::ScmRights(fds)];
-        let rights = if fds.is_empty() { &[][..] } else { &rights[..] };
-        let bytes = [what];
-        let _ =
-            sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(&bytes)], rights, MsgFlags::MSG_NOSIGNAL, None);
+        let _ = send(socket.as_fd(), [log]);
     }
 
     /// Has the poller look for its death, and if it has died, cancels the job as a signal would.
@@ -93,8 +82,9 @@ pub(super) fn attend(
     }
     let failed = |errno| Failure::os("Unable to fork", errno);
     let signals = block_signals().map_err(|fault| Failure::of(&fault))?;
-    let kind = (AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC);
-    let (ours, its) = socketpair(kind.0, kind.1, None, kind.2).map_err(failed)?;
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags);
+    let (ours, its) = pair.map_err(failed)?;
     // SAFETY: there is one thread; the child goes on as the driver, and the parent as nothing but its witness.
     #[allow(unsafe_code)]
     match unsafe { clone3(0, None) }.map_err(failed)? {
@@ -145,10 +135,11 @@ fn wait(
             signal.map(|signal| pidfd_send_signal(driver.pidfd.as_fd(), signal));
         }
         while open {
-            match receive(socket.as_fd()) {
-                Ok(Some((LOG, fd))) => log = fd,
-                Ok(Some((TELLS, _))) => tells = true,
-                Ok(Some(_)) => {}
+            match receive::<1>(socket.as_fd()) {
+                Ok(Some([mut sent])) => match sent.pop() {
+                    Some(file) => log = Some(file),
+                    None => tells = true,
+                },
                 Ok(None) => open = false,
                 Err(Errno::EINTR) => {}
                 Err(_) => break,
@@ -158,22 +149,6 @@ fn wait(
             return (wait_for(driver.pid), log, tells);
         }
     }
-}
-
-/// The next message, and what comes with it; `None` at the end.
-fn receive(socket: BorrowedFd<'_>) -> Result<Option<(u8, Option<OwnedFd>)>, Errno> {
-    let mut what = [0];
-    let mut space = nix::cmsg_space!([RawFd; 1]);
-    let mut data = [IoSliceMut::new(&mut what)];
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
-    let message = recvmsg::<()>(socket.as_raw_fd(), &mut data, Some(&mut space), flags)?;
-    let mut fd = None;
-    for control in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(fds) = control {
-            fd = fds.into_iter().map(received).next();
-        }
-    }
-    Ok((message.bytes == 1).then_some((what[0], fd)))
 }
 
 /// The output, as the driver would have returned it.

@@ -83,6 +83,7 @@ fn files_that_the_caller_may_not_read_are_not_read() {
     secret(&image, "home/secret");
     fs::hard_link(image.path("home/secret"), image.path("home/autolab/shadow")).expect("link");
     refused(&image.autodriver(["autolab"]).run(), "cannot take 'shadow': EACCES");
+    assert_eq!(fs::read_to_string(image.path("home/secret")).expect("it is there"), "the secret\n");
     assert_eq!(fs::metadata(image.path("home/secret")).expect("it is there").uid(), 0);
     assert!(image.path("home/autolab/script").exists(), "whole or not at all");
 }

@@ -1,9 +1,9 @@
 //! The `qemu` backend: a virtual machine for each connection, from a kernel and an initramfs.
 //!
 //! The guest's first process is `autodriver serve` on a virtio port, which is qemu's stdin and stdout: no
-//! network, no disk but one that can only be read, nothing to wait for but the guest itself. The end of the connection is the end of the
-//! first process, and with it of the guest; qemu is a child of this program, and ends with it. What the guest's
-//! kernel says on its console, a panic for one, is told where the connection breaks.
+//! network, no disk but one that can only be read, nothing to wait for but the guest itself. The end of the
+//! connection is the end of the first process, and with it of the guest; qemu is a child of this program, and
+//! ends with it. What the guest's kernel says on its console, a panic for one, is told where the connection breaks.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
