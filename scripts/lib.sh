@@ -127,11 +127,13 @@ need_toolchains() {
     need go golang-go
 }
 
-# The target of the static binaries: musl where installed, else glibc with its archive linked in.
+# The target of the static binaries: musl where installed, else glibc with its archive linked in; or STATIC_TARGET.
 static_target() {
     local cpu
     cpu=$(uname -m)
-    if [ -d "$(rustc --print target-libdir --target "$cpu-unknown-linux-musl" 2>/dev/null)" ]; then
+    if [ -n "${STATIC_TARGET:-}" ]; then
+        echo "$STATIC_TARGET"
+    elif [ -d "$(rustc --print target-libdir --target "$cpu-unknown-linux-musl" 2>/dev/null)" ]; then
         echo "$cpu-unknown-linux-musl"
     else
         echo "$cpu-unknown-linux-gnu"

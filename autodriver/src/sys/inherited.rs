@@ -77,9 +77,11 @@ pub fn reset_personality() -> Result<(), Errno> {
 
 /// The default scheduling policy: sched(7).
 pub fn reset_scheduler() -> Result<(), Errno> {
-    let param = libc::sched_param { sched_priority: 0 };
-    // SAFETY: `param` outlives the call; 0 names the caller.
-    check(unsafe { libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const param) }.into()).map(drop)
+    // A sched_param as the kernel has it. musl's has more in it, and its function makes no call.
+    let priority: libc::c_int = 0;
+    let call = libc::SYS_sched_setscheduler;
+    // SAFETY: `priority` outlives the call; 0 names the caller.
+    check(unsafe { libc::syscall(call, 0, libc::SCHED_OTHER, &raw const priority) }).map(drop)
 }
 
 /// Whether this program was started with privileges that its caller may not have: getauxval(3), AT_SECURE.

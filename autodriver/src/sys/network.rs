@@ -7,6 +7,9 @@ use nix::sys::socket::{socket, AddressFamily, SockFlag, SockType};
 
 use super::check;
 
+// Of what type it is differs among C libraries.
+const SIOCSIFFLAGS: libc::Ioctl = 0x8914;
+
 /// Sets `lo` up in the current network namespace.
 pub fn loopback_up() -> Result<(), Errno> {
     let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
@@ -17,6 +20,6 @@ pub fn loopback_up() -> Result<(), Errno> {
     }
     request.ifr_ifru.ifru_flags = libc::c_short::try_from(libc::IFF_UP | libc::IFF_RUNNING).unwrap_or(0);
     // SAFETY: SIOCSIFFLAGS reads an ifreq, which outlives the call.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCSIFFLAGS, &raw const request) };
     check(result.into()).map(drop)
 }

@@ -1,5 +1,6 @@
 //! What the attempts of several sections ask the kernel.
 
+use std::ffi::CStr;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -31,6 +32,13 @@ pub(crate) fn call(number: libc::c_long, args: [u64; 5]) -> nix::Result<libc::c_
 /// Where something is, as an argument.
 pub(crate) fn at<T: ?Sized>(thing: &T) -> u64 {
     std::ptr::from_ref(thing).cast::<u8>() as u64
+}
+
+/// Each path leads to what the other led to: rename(2), RENAME_EXCHANGE. Not every C library has the call.
+pub(crate) fn exchange(one: &CStr, other: &CStr) -> nix::Result<libc::c_long> {
+    let here = arg(libc::AT_FDCWD);
+    let (one, other) = (one.as_ptr() as u64, other.as_ptr() as u64);
+    call(libc::SYS_renameat2, [here, one, here, other, libc::RENAME_EXCHANGE.into()])
 }
 
 /// Whether the call came past all that could have refused it: an error of its arguments is no refusal.

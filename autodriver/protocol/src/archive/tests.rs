@@ -277,7 +277,7 @@ fn meanwhile<T>(meddle: impl Fn() + Sync, work: impl FnOnce() -> T) -> T {
 
 #[test]
 fn what_is_swapped_for_a_link_while_it_is_packed_is_the_file_or_nothing() {
-    use nix::fcntl::{renameat2, RenameFlags, AT_FDCWD};
+    use rustix::fs::{renameat_with, RenameFlags, CWD};
     let (source, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     fs::create_dir(source.path().join("folder")).unwrap();
     for (base, content) in [(source.path(), "innocent"), (outside.path(), "secret")] {
@@ -288,7 +288,7 @@ fn what_is_swapped_for_a_link_while_it_is_packed_is_the_file_or_nothing() {
     std::os::unix::fs::symlink(outside.path(), source.path().join("other-folder")).unwrap();
     let swap = |one: &str, other: &str| {
         let (one, other) = (source.path().join(one), source.path().join(other));
-        renameat2(AT_FDCWD, &one, AT_FDCWD, &other, RenameFlags::RENAME_EXCHANGE).unwrap();
+        renameat_with(CWD, &one, CWD, &other, RenameFlags::EXCHANGE).unwrap();
     };
     let meddle = || {
         swap("file", "other-file");

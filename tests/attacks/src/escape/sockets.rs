@@ -164,7 +164,9 @@ fn sockets(place: &Path, depth: usize) -> Vec<PathBuf> {
     found
 }
 
+// ioctl_tty(2); of what type they are differs among C libraries.
 const TIOCSTI: u64 = 0x5412;
+const TIOCSCTTY: u64 = 0x540e;
 
 /// Types into a terminal, which is its own.
 pub(super) fn types(_: Role) -> Attempt {
@@ -181,7 +183,7 @@ fn types_by(request: u64) -> Attempt {
         // Where it is closed, its session is ended.
         let terminal = ManuallyDrop::new(terminal()?);
         let fd = arg(terminal.1.as_raw_fd());
-        call(libc::SYS_ioctl, [fd, libc::TIOCSCTTY, 0, 0, 0])?;
+        call(libc::SYS_ioctl, [fd, TIOCSCTTY, 0, 0, 0])?;
         call(libc::SYS_ioctl, [fd, request, at(&b'x'), 0, 0])
     });
     refused(typed, "typed into a terminal")

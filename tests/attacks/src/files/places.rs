@@ -3,9 +3,9 @@
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 
-use nix::fcntl::{renameat2, RenameFlags, AT_FDCWD};
 use nix::unistd::setsid;
 
+use crate::probes::exchange;
 use crate::tools::{any, child, end_of, held, ignore, ignore_signals, refused, Attempt, Role};
 
 /// Where files wait for somebody: for the next user of a home, for cron, for who reads mail or crashes.
@@ -67,8 +67,7 @@ pub(super) fn swaps_while_removed(_: Role) -> Attempt {
             ignore_signals();
             let begin = std::time::Instant::now();
             while begin.elapsed().as_secs() < 5 {
-                let flags = RenameFlags::RENAME_EXCHANGE;
-                ignore(renameat2(AT_FDCWD, "tree/folder", AT_FDCWD, "other", flags));
+                ignore(exchange(c"tree/folder", c"other"));
             }
         }));
     });

@@ -10,11 +10,11 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use nix::fcntl::{renameat2, RenameFlags, AT_FDCWD};
 use nix::sys::resource::Resource;
 use nix::sys::stat::Mode;
 use nix::unistd::{mkfifo, setsid};
 
+use crate::probes::exchange;
 use crate::tools::{child, end_of, held, ignore, ignore_signals, raise_limit, refused, Attempt, Role};
 
 const INNOCENT: &str = "innocent\n";
@@ -70,10 +70,6 @@ pub(super) fn linked_parents(_: Role) -> Attempt {
     prepared(made())
 }
 
-fn swap(one: &str, other: &str) {
-    ignore(renameat2(AT_FDCWD, one, AT_FDCWD, other, RenameFlags::RENAME_EXCHANGE));
-}
-
 pub(super) fn swaps(_: Role) -> Attempt {
     let made = || {
         fs::create_dir_all("result/folder")?;
@@ -83,8 +79,8 @@ pub(super) fn swaps(_: Role) -> Attempt {
         symlink("/etc/passwd", "other-file")?;
         symlink("/etc", "other-folder")?;
         survivors(|| {
-            swap("result/file", "other-file");
-            swap("result/folder", "other-folder");
+            ignore(exchange(c"result/file", c"other-file"));
+            ignore(exchange(c"result/folder", c"other-folder"));
         })
     };
     prepared(made())

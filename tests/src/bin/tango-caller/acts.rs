@@ -163,17 +163,20 @@ fn timers() -> Result<(), Errno> {
 }
 
 fn set_personality() -> Result<(), Errno> {
+    // nix does not have it for musl.
+    let uname26 = Persona::from_bits_retain(0x002_0000);
     let more = Persona::ADDR_NO_RANDOMIZE | Persona::READ_IMPLIES_EXEC;
     // A container's filter lets only some through.
-    personality::set(Persona::UNAME26 | more).or_else(|_| personality::set(Persona::UNAME26)).map(drop)
+    personality::set(uname26 | more).or_else(|_| personality::set(uname26)).map(drop)
 }
 
 fn nice() -> Result<(), Errno> {
-    let param = libc::sched_param { sched_priority: 0 };
-    // SAFETY: plain numbers, and a parameter that outlives the call.
+    let priority: libc::c_int = 0;
+    // SAFETY: plain numbers, and a parameter that outlives the call, which musl's own function does not make.
     unsafe {
         Errno::result(libc::setpriority(libc::PRIO_PROCESS, 0, 19))?;
-        Errno::result(libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const param)).map(drop)
+        let call = libc::SYS_sched_setscheduler;
+        Errno::result(libc::syscall(call, 0, libc::SCHED_IDLE, &raw const priority)).map(drop)
     }
 }
 

@@ -97,7 +97,7 @@ const CASES: &[Case] = &[
     ("prctl", &[(0, 67)], EPERM), // PR_SET_MEMORY_MERGE, which the libc crate lacks
     // personality(2)
     ("personality", &[(0, 0)], ALLOW), // PER_LINUX
-    ("personality", &[(0, libc::UNAME26 as u64)], ALLOW),
+    ("personality", &[(0, 0x002_0000)], ALLOW), // UNAME26, which the libc crate lacks for musl
     ("personality", &[(0, libc::ADDR_NO_RANDOMIZE as u64)], ALLOW),
     ("personality", &[(0, 0xffff_ffff)], ALLOW),
     ("personality", &[(0, u64::MAX)], ALLOW),
