@@ -20,8 +20,8 @@ use nix::sys::stat::{fstat, mkdirat, stat, Mode};
 use nix::unistd::{unlinkat, Pid, UnlinkatFlags};
 
 use crate::facts::{Facts, Hierarchy};
-use crate::fault::{Fault, Step};
-use crate::sys::fd::lock;
+use crate::fault::{errno_of, Fault, Step};
+use crate::sys::fd::{lock, uninterrupted};
 use crate::sys::process::signal_listed;
 use settings::settings;
 pub use settings::{preview, Limits, Setting};
@@ -146,10 +146,23 @@ fn write(dir: BorrowedFd<'_>, path: &Path, file: &str, value: impl Display) -> R
 
 /// The text of one of its files: they all fit into a page, but for a list of processes.
 fn read(dir: BorrowedFd<'_>, file: &str) -> Option<String> {
-    let file = openat(dir, file, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).ok()?;
-    let mut text = Vec::with_capacity(4096);
-    File::from(file).read_to_end(&mut text).ok()?;
-    String::from_utf8(text).ok()
+    try_read(dir, file).ok()
+}
+
+fn try_read(dir: BorrowedFd<'_>, file: &str) -> Result<String, Errno> {
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+    let file = uninterrupted(|| openat(dir, file, flags, Mode::empty()))?;
+    let mut text = String::with_capacity(4096);
+    File::from(file).read_to_string(&mut text).map_err(|error| errno_of(&error))?;
+    Ok(text)
+}
+
+/// What the kernel counts in a file; nothing if it does not, or if the cgroup is gone.
+fn counted(dir: BorrowedFd<'_>, file: &str, key: &str) -> Result<u64, Errno> {
+    match try_read(dir, file) {
+        Err(Errno::ENOENT | Errno::ENODEV) => Ok(0),
+        text => Ok(field(&text?, key).unwrap_or(0)),
+    }
 }
 
 /// The value of `key` in a file of `key value` lines.
@@ -348,16 +361,20 @@ impl Cgroup {
     }
 
     /// Processes of the job that the OOM killer has killed.
-    pub fn oom_kills(&self) -> u64 {
-        let events = self
-            .of(|group| group.memory)
-            .and_then(|dir| read(dir, if self.v2 { "memory.events" } else { "memory.oom_control" }));
-        events.and_then(|text| field(&text, "oom_kill")).unwrap_or(0)
+    ///
+    /// # Errors
+    /// Those of reading the file in which the kernel counts them.
+    pub fn oom_kills(&self) -> Result<u64, Errno> {
+        let Some(dir) = self.of(|group| group.memory) else { return Ok(0) };
+        counted(dir, if self.v2 { "memory.events" } else { "memory.oom_control" }, "oom_kill")
     }
 
     /// All that the kernel counted.
-    pub fn account(&self) -> Account {
-        let mut account = Account { oom_kills: self.oom_kills(), ..Account::default() };
+    ///
+    /// # Errors
+    /// What a verdict depends on could not be read; of what only describes the job, it is missing.
+    pub fn account(&self) -> Result<Account, Errno> {
+        let mut account = Account { oom_kills: self.oom_kills()?, ..Account::default() };
         if let Some(dir) = self.of(|place| place.cpuacct) {
             let stat = read(dir, "cpu.stat").filter(|_| self.v2).unwrap_or_default();
             let (user, system) = match self.v2 {
@@ -377,10 +394,9 @@ impl Cgroup {
         }
         if let Some(dir) = self.of(|place| place.pids) {
             account.pids_peak = number(dir, "pids.peak");
-            account.forks_refused =
-                read(dir, "pids.events").and_then(|text| field(&text, "max")).unwrap_or(0);
+            account.forks_refused = counted(dir, "pids.events", "max")?;
         }
-        account
+        Ok(account)
     }
 
     /// Whether it has any directory: nobody can be in one that does not exist.

@@ -26,6 +26,7 @@ use super::home::Home;
 use super::plain::Plain;
 use super::Ids;
 use crate::fault::{Fault, Step};
+use crate::sys::fd::uninterrupted;
 use crate::sys::mount::{self, FsContext};
 
 /// Directories of the storage besides the job's: name, and mode.
@@ -345,8 +346,17 @@ impl Storage {
     }
 
     /// What is used and left now, of a tmpfs.
+    ///
+    /// # Errors
+    /// Those of fstatfs(2).
+    pub fn measure(&self) -> Result<Option<Use>, Errno> {
+        let Ok(Mounted { mount, .. }) = self.mounted() else { return Ok(None) };
+        Ok(Use::of_tmpfs(&uninterrupted(|| fstatfs(mount))?))
+    }
+
+    /// The same, where to know it once more is enough.
     pub fn usage(&self) -> Option<Use> {
-        Use::of_tmpfs(&fstatfs(&self.mounted().ok()?.mount).ok()?)
+        self.measure().ok().flatten()
     }
 
     /// Makes sure that the frame of the next job finds room, whatever the last one filled.

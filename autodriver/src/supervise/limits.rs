@@ -121,7 +121,7 @@ impl Limits {
             }
         }
         let memory_left = match plan.enforces(Layer::Memory) {
-            true if cgroup.oom_kills() > 0 => return Some(Cause::MemoryLimit),
+            true if cgroup.oom_kills().is_ok_and(|kills| kills > 0) => return Some(Cause::MemoryLimit),
             true => self.memory_left(plan, cgroup, storage),
             false => watch
                 .filter(|_| plan.substitutes(Layer::Memory))

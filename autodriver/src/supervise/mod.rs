@@ -284,12 +284,18 @@ impl Job {
     }
 
     fn settle(&mut self, storage: &Storage) -> Settled {
-        let mut account = self.cgroup.account();
+        let (account, storage_use) = (self.cgroup.account(), storage.measure());
+        // Without either, what ended the job is not known.
+        if let Err(errno) = account.and(storage_use.map(drop)) {
+            let fault = Fault::new(Step::Supervise, "read what the kernel counted of the job", errno);
+            self.happened.fault.get_or_insert(fault);
+        }
+        let mut account = account.unwrap_or_default();
         if let Some(watch) = &mut self.watch {
             watch.look_now(self.plan.memory, storage);
             watch.complete(&mut account);
         }
-        Settled { account, storage: storage.usage() }
+        Settled { account, storage: storage_use.unwrap_or_default() }
     }
 
     /// Sends a signal to every process of the job. Returns how many there were.

@@ -46,6 +46,19 @@ pub fn duplicate(number: RawFd) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(RawFd::try_from(fd).unwrap_or(-1)) })
 }
 
+/// Makes a call again for as long as a signal interrupts it: signal(7).
+///
+/// # Errors
+/// Its other errors.
+pub fn uninterrupted<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+    loop {
+        match call() {
+            Err(Errno::EINTR) => {}
+            done => return done,
+        }
+    }
+}
+
 /// Locks a file until the last descriptor of this opening is closed: flock(2). Unlike nix's guard it does not unlock
 /// first, which panics where it fails.
 ///
