@@ -40,6 +40,7 @@ pub fn main() -> Result<u8, String> {
     let clean = server.close_all();
     match end? {
         End::Broken(error) => Err(error.to_string()),
+        End::Failed(fault) => Err(fault.to_string()),
         End::Closed | End::Deaf => Ok(if clean { 0 } else { 123 }),
     }
 }
@@ -235,6 +236,7 @@ impl Server {
     fn farewell(&mut self, end: &Result<End, String>) {
         let why = match end {
             Ok(End::Broken(error)) => error.to_string(),
+            Ok(End::Failed(fault)) => fault.to_string(),
             Err(fault) => fault.clone(),
             Ok(End::Closed | End::Deaf) => return,
         };

@@ -260,7 +260,7 @@ impl Session {
                 }
             };
         transfer.stop_watching(poller);
-        match transfer.worker.finish() {
+        match transfer.finish() {
             _ if cancelled => wire.send_error(id, ErrorCode::Cancelled, "cancelled"),
             Ok(done) if complete => wire.send_json(kind, id, &done),
             Ok(_) => {

@@ -54,6 +54,8 @@ pub enum End {
     Broken(WireError),
     /// It does not take what we send.
     Deaf,
+    /// It may be there, but nothing can be read from it or sent to it.
+    Failed(Fault),
 }
 
 /// Tokens for the poller.
@@ -76,6 +78,10 @@ fn nonblocking(number: i32, flags: OFlag) -> Result<OwnedFd, Errno> {
     let current = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
     fcntl(&fd, FcntlArg::F_SETFL(current | OFlag::O_NONBLOCK))?;
     Ok(fd)
+}
+
+fn failed(act: &str, errno: Errno) -> End {
+    End::Failed(Fault::new(Step::Request, act, errno))
 }
 
 impl Wire {
@@ -162,14 +168,15 @@ impl Wire {
     /// Sends what the peer takes now.
     ///
     /// # Errors
-    /// [`End::Deaf`] if it takes nothing any more.
+    /// [`End::Deaf`] if it takes nothing any more, [`End::Failed`] if that is not known.
     pub fn flush(&mut self) -> Result<(), End> {
         while self.backlog() > 0 {
             match nix::unistd::write(&self.output, &self.pending[self.written..]) {
                 Ok(count) => self.written += count,
                 Err(Errno::EAGAIN) => break,
                 Err(Errno::EINTR) => {}
-                Err(_) => return Err(End::Deaf),
+                Err(Errno::EPIPE | Errno::ECONNRESET) => return Err(End::Deaf),
+                Err(errno) => return Err(failed("write to stdout", errno)),
             }
         }
         Ok(())
@@ -185,7 +192,8 @@ impl Wire {
                 Ok(count) => break count,
                 Err(Errno::EAGAIN) => return Ok(()),
                 Err(Errno::EINTR) => {}
-                Err(_) => return Err(End::Closed),
+                Err(Errno::ECONNRESET) => return Err(End::Closed),
+                Err(errno) => return Err(failed("read from stdin", errno)),
             }
         };
         if count == 0 {

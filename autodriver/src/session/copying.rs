@@ -2,10 +2,10 @@
 
 use std::os::fd::AsFd;
 
-use autodriver_protocol::Kind;
+use autodriver_protocol::{Kind, Transferred};
 use nix::errno::Errno;
 
-use crate::fault::Fault;
+use crate::fault::{Fault, Step};
 use crate::poller::{Interest, Poller};
 use crate::slot::Slot;
 use crate::transfer::{self, Task, Worker};
@@ -22,6 +22,8 @@ pub(super) struct Transfer {
     pub(super) worker: Worker,
     stream_watched: bool,
     ending_watched: bool,
+    /// Why its stream was given up.
+    failed: Option<Errno>,
 }
 
 /// A put under way.
@@ -41,7 +43,7 @@ impl Transfer {
     pub(super) fn start(task: &Task, slot: &Slot) -> Result<Transfer, Fault> {
         let worker = transfer::start(task, slot.storage().job(), slot.identity())?;
         worker.set_nonblocking()?;
-        Ok(Transfer { worker, stream_watched: false, ending_watched: false })
+        Ok(Transfer { worker, stream_watched: false, ending_watched: false, failed: None })
     }
 
     fn watch_stream(
@@ -79,6 +81,22 @@ impl Transfer {
         }
     }
 
+    /// The worker cannot be reached, though it may be there: what it says of its end will not be the whole.
+    fn give_up(&mut self, errno: Errno, poller: &Poller) {
+        self.failed = Some(errno);
+        self.end_stream(poller);
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// What went wrong.
+    pub(super) fn finish(self) -> Result<Transferred, Fault> {
+        let done = self.worker.finish()?;
+        let failed = self.failed.map(|errno| Fault::new(Step::Transfer, "reach the copying process", errno));
+        failed.map_or(Ok(done), Err)
+    }
+
     pub(super) fn stop_watching(&mut self, poller: &Poller) {
         self.end_stream(poller);
         if self.ending_watched {
@@ -112,7 +130,7 @@ impl Transfer {
             Ok(0) => self.end_stream(poller),
             Ok(count) => wire.send_data(Kind::Data, id, &buffer[..count]),
             Err(Errno::EAGAIN | Errno::EINTR) => {}
-            Err(_) => self.end_stream(poller),
+            Err(errno) => self.give_up(errno, poller),
         }
     }
 }
@@ -161,7 +179,8 @@ impl Put {
                 Ok(count) => self.written += count,
                 Err(Errno::EAGAIN) => return,
                 Err(Errno::EINTR) => {}
-                Err(_) => self.transfer.end_stream(poller),
+                Err(Errno::EPIPE) => self.transfer.end_stream(poller),
+                Err(errno) => self.transfer.give_up(errno, poller),
             }
         }
         self.pending.clear();
