@@ -22,6 +22,18 @@ fn a_failing_call_or_a_kill_ends_in_a_right_verdict_or_a_clear_fault() {
     }
 }
 
+/// What it could not hand to the process that unpacks, or have from the one that packs, was missing, and nothing said
+/// so; and where its peer could not be reached it ended as if that had hung up.
+#[test]
+fn a_server_that_cannot_hand_on_what_it_has_says_so() {
+    let variants = vec!["served".into()];
+    for calls in ["driver: write(pipe:[N]) #1", "driver: read(pipe:[N]) #1"] {
+        let choice = Choice { variants: variants.clone(), calls: Some(calls.into()), ..Choice::default() };
+        let tally = clean(&choice);
+        assert!(tally.injected(Who::Driver) > 0, "{tally}");
+    }
+}
+
 /// It waited for its keeper, which waited to be told.
 #[test]
 fn a_driver_that_cannot_tell_its_keeper_that_all_is_done_ends_all_the_same() {

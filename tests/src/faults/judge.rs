@@ -5,9 +5,11 @@ use std::fmt;
 use std::process::Command;
 use std::time::Duration;
 
-use autodriver_protocol::report::{LayerState, RestoreState};
+use autodriver_protocol::report::{LayerState, Restore, RestoreState};
 use autodriver_protocol::{Cause, Layer, Report};
+use serde::{Deserialize, Serialize};
 
+use super::client::{self, Heard, Served};
 use super::sight::Sight;
 use super::tracer::{Deed, Traced};
 use super::variant::{Folder, Variant};
@@ -19,7 +21,7 @@ use crate::snapshot::Snapshot;
 const DYING: Duration = Duration::from_secs(10);
 
 /// A good end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum End {
     /// The verdict on the job is right.
     Right,
@@ -85,7 +87,7 @@ impl Reference {
     /// # Errors
     /// What is not.
     pub(super) fn of(runs: &[Traced]) -> Result<Reference, String> {
-        let mut sights = runs.iter().filter_map(|run| run.job.as_ref()).map(|(_, sight)| sight);
+        let mut sights = runs.iter().flat_map(|run| &run.jobs).map(|(_, sight)| sight);
         let first = Reference::of_one(sights.next().ok_or("no job was seen")?);
         sights.try_for_each(|sight| first.compare(sight, &|_| true))?;
         Ok(first)
@@ -117,25 +119,46 @@ pub(super) fn judge(
     folder: &Folder,
     before: &Snapshot,
 ) -> Result<End, String> {
-    let report = read_report(folder);
-    let end = report.as_ref().map_err(Clone::clone).and_then(|report| {
-        let end = judge_end(variant, run, deed, folder, report.as_ref())?;
-        judge_job(reference, run, report.as_ref(), end)?;
-        Ok(end)
+    let told = Told::of(run, folder);
+    let end = told.as_ref().map_err(Clone::clone).and_then(|told| {
+        let ends = judge_end(variant, run, deed, folder, told)?;
+        judge_jobs(reference, run, told, &ends)?;
+        Ok(ends.into_iter().max().unwrap_or(End::Right))
     });
-    let restored = judge_machine(run, report.ok().flatten().as_ref(), before);
+    let restored = judge_machine(run, told.as_ref().map_or(&[], |told| &told.restores), before);
     let shown = || {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
         let report = text(&folder.report());
         let (out, result) = (text(&run.stdout), text(&folder.result()));
         let said = text(&run.stderr);
-        format!("status {}; stdout '{out}', result '{result}', stderr '{said}'; report {report}", run.status)
+        let heard = run.heard.as_ref().map_or(String::new(), |heard| format!("; heard {heard:?}"));
+        let status = run.status;
+        format!("status {status}; stdout '{out}', result '{result}', stderr '{said}'; report {report}{heard}")
     };
     match (end, restored) {
         (Ok(_), Ok(())) if !run.met => Ok(End::NotMet),
         (Ok(end), Ok(())) => Ok(end),
         (Err(why), Ok(())) | (Ok(_), Err(why)) => Err(format!("{why}; {}", shown())),
         (Err(why), Err(too)) => Err(format!("{why}; {too}; {}", shown())),
+    }
+}
+
+/// What a driver told about jobs.
+struct Told {
+    reports: Vec<Report>,
+    restores: Vec<Restore>,
+}
+
+impl Told {
+    fn of(run: &Traced, folder: &Folder) -> Result<Told, String> {
+        if let Some(heard) = &run.heard {
+            let reports = heard.jobs.iter().filter_map(|job| job.report.clone()).collect();
+            let restores = heard.jobs.iter().filter_map(|job| job.restore.clone()).collect();
+            return Ok(Told { reports, restores });
+        }
+        let reports: Vec<Report> = read_report(folder)?.into_iter().collect();
+        let restores = reports.iter().map(|report| report.restore.clone()).collect();
+        Ok(Told { reports, restores })
     }
 }
 
@@ -152,25 +175,86 @@ fn judge_end(
     run: &Traced,
     deed: Deed,
     folder: &Folder,
-    report: Option<&Report>,
-) -> Result<End, String> {
+    told: &Told,
+) -> Result<Vec<End>, String> {
     if run.hung {
         return Err("it hung".into());
     }
-    let verdict = report.map(|report| judge_report(variant, report)).transpose()?;
-    if run.met && deed == Deed::KillDriver && run.status == -(libc::SIGKILL) {
-        return Ok(End::Killed);
+    let verdicts =
+        told.reports.iter().map(|report| judge_report(variant, report)).collect::<Result<Vec<_>, _>>()?;
+    if let Some(why) = run.heard.as_ref().and_then(|heard| heard.broken.as_ref()) {
+        return Err(format!("the host was told what is not the protocol: {why}"));
     }
-    match report.zip(verdict) {
-        Some(_) if run.status < 0 => Err(format!("the driver died of signal {}", -run.status)),
-        Some((report, end)) => judge_told(variant, run, folder, report, end),
-        None => judge_silent(run),
+    if run.met && deed == Deed::KillDriver && run.status == -(libc::SIGKILL) {
+        return Ok(vec![End::Killed]);
+    }
+    match (&run.heard, told.reports.first().zip(verdicts.first())) {
+        (Some(heard), _) => judge_heard(variant, run, heard),
+        (None, Some(_)) if run.status < 0 => Err(format!("the driver died of signal {}", -run.status)),
+        (None, Some((report, end))) => Ok(vec![judge_told(variant, run, folder, report, *end)?]),
+        (None, None) => Ok(vec![judge_silent(run)?]),
+    }
+}
+
+/// The ends of the jobs of one connection. A single fault costs one of them, or the connection.
+fn judge_heard(variant: &Variant, run: &Traced, heard: &Heard) -> Result<Vec<End>, String> {
+    let ends = heard.jobs.iter().map(|job| judge_served(variant, job)).collect::<Result<Vec<_>, _>>()?;
+    let all: Option<Vec<End>> = ends.iter().copied().collect();
+    let poisoned = heard
+        .jobs
+        .iter()
+        .any(|job| job.restore.as_ref().is_some_and(|restore| restore.state == RestoreState::Poisoned));
+    if heard.torn && run.status == 0 {
+        return Err("it ended in the middle of a frame, and nothing says why".into());
+    }
+    match (all, &heard.farewell) {
+        (Some(all), None) if all.len() == client::JOBS && run.status >= 0 => {
+            let lines = String::from_utf8_lossy(&run.stderr).lines().count();
+            match run.status {
+                0 | 123 if all.iter().all(|end| *end != End::Right) && !poisoned => {
+                    Err("one fault cost both jobs".into())
+                }
+                0 => Ok(all),
+                123 if poisoned => Ok(all),
+                125 if lines == 1 => Ok(vec![End::Refused]),
+                status => Err(format!("two jobs served, but status {status}")),
+            }
+        }
+        // The connection ended before.
+        (_, Some(farewell)) if farewell.is_empty() => Err("an error that does not say what it is".into()),
+        (_, Some(_)) if run.status == 125 => Ok(vec![End::Refused]),
+        (_, Some(_)) => Err(format!("it said farewell, and its status is {}", run.status)),
+        (_, None) => Ok(vec![judge_silent(run)?]),
+    }
+}
+
+/// The end of one that was served; none if the connection ended before it did.
+fn judge_served(variant: &Variant, job: &Served) -> Result<Option<End>, String> {
+    if job.refused.iter().any(String::is_empty) {
+        return Err("an error that does not say what it is".into());
+    }
+    let refused = (!job.refused.is_empty()).then_some(End::Refused);
+    // Whether it could be opened at all, only its being refused tells.
+    if job.restore.is_none() {
+        return Ok(refused);
+    }
+    let Some(report) = &job.report else {
+        return refused.map(Some).ok_or_else(|| "closed without a report, and nothing says why".into());
+    };
+    let end = judge_report(variant, report)?;
+    let whole = job.output == variant.stdout.as_bytes() && job.result == variant.result.as_bytes();
+    match end {
+        End::Right if !whole && refused.is_none() && !job.left_out => {
+            Err("output or result is not whole, and nothing says so".into())
+        }
+        End::Right => Ok(Some(refused.unwrap_or(end))),
+        _ => Ok(Some(end)),
     }
 }
 
 /// The end of a driver that left no report.
 fn judge_silent(run: &Traced) -> Result<End, String> {
-    if !run.begun && run.status != 0 && run.job.is_none() {
+    if !run.begun && run.status != 0 && run.jobs.is_empty() {
         return Ok(End::NotBegun);
     }
     let memory = [libc::SYS_brk, libc::SYS_mmap, libc::SYS_mremap];
@@ -242,33 +326,37 @@ fn judge_report(variant: &Variant, report: &Report) -> Result<End, String> {
     Ok(end)
 }
 
-/// Whether the job was in its box, if there was one.
-fn judge_job(reference: &Reference, run: &Traced, report: Option<&Report>, end: End) -> Result<(), String> {
-    let Some((_, sight)) = &run.job else {
-        return match end {
-            End::Right => Err("a verdict on a job that was never executed".into()),
-            _ => Ok(()),
-        };
-    };
-    if end == End::SetupFailed {
+/// Whether the jobs were in their boxes, as many as there were.
+fn judge_jobs(reference: &Reference, run: &Traced, told: &Told, ends: &[End]) -> Result<(), String> {
+    let executed = run.jobs.len();
+    if ends.iter().filter(|end| **end == End::Right).count() > executed {
+        return Err("a verdict on a job that was never executed".into());
+    }
+    let wanted = run.heard.as_ref().map_or(1, |heard| heard.jobs.len());
+    let without = told.reports.iter().filter(|report| report.cause == Cause::SetupFailed).count();
+    if executed + without > wanted {
         return Err("the job was executed, though its set-up is said to have failed".into());
     }
+    // What one of two reports does not promise, neither job needs to have.
     let holds = |layer: Layer| {
-        let layers = report.map(|report| report.layers.iter()).into_iter().flatten();
-        layers.into_iter().find(|one| one.name == layer).is_none_or(|one| one.state == LayerState::Enforced)
+        let mut layers =
+            told.reports.iter().flat_map(|report| &report.layers).filter(|one| one.name == layer);
+        layers.all(|one| one.state == LayerState::Enforced)
     };
-    reference.compare(sight, &holds)
+    run.jobs.iter().try_for_each(|(_, sight)| reference.compare(sight, &holds))
 }
 
 /// Whether the machine is as the report says, and as it was when `restore` has run.
-fn judge_machine(run: &Traced, report: Option<&Report>, before: &Snapshot) -> Result<(), String> {
-    let poisoned = report.is_some_and(|report| report.restore.state == RestoreState::Poisoned);
-    if poisoned && report.is_some_and(|report| report.restore.leftovers.is_empty()) {
+fn judge_machine(run: &Traced, restores: &[Restore], before: &Snapshot) -> Result<(), String> {
+    let is_poisoned = |restore: &&Restore| restore.state == RestoreState::Poisoned;
+    if restores.iter().filter(is_poisoned).any(|restore| restore.leftovers.is_empty()) {
         return Err("poisoned, by nothing".into());
     }
+    let poisoned = restores.iter().any(|restore| is_poisoned(&restore));
     let mut wrong = Vec::new();
     let is_process = |line: &String| line.starts_with("left: process");
-    let restored = report.is_some() && run.status >= 0 && !poisoned;
+    let wanted = run.heard.as_ref().map_or(1, |heard| heard.jobs.len());
+    let restored = restores.len() == wanted && run.status >= 0 && !poisoned;
     // What else a driver that died, or that names what it leaves, has left, `restore` removes.
     let left = lasting(before, |line| restored || is_process(line));
     if restored && !left.is_empty() {

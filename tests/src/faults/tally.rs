@@ -4,19 +4,21 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::judge::End;
 use super::trials::Who;
 
 /// What came of the points, by variant.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Tally {
-    variants: Vec<(&'static str, Counts)>,
+    variants: Vec<(String, Counts)>,
     /// What went wrong: one line for each.
     pub failures: Vec<String>,
 }
 
 /// One variant's.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Counts {
     /// The calls that an undisturbed run makes.
     pub calls: usize,
@@ -31,6 +33,12 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// Notes what an undisturbed run makes.
+    pub(super) fn saw(&mut self, calls: usize, kinds: usize) {
+        self.calls = self.calls.max(calls);
+        self.kinds = self.kinds.max(kinds);
+    }
+
     /// Counts one trial.
     pub(super) fn count(&mut self, who: Who, end: Option<End>, took: Duration) {
         self.slowest = self.slowest.max(took);
@@ -45,12 +53,34 @@ impl Counts {
 }
 
 impl Tally {
-    pub(super) fn of(&mut self, variant: &'static str) -> &mut Counts {
+    pub(super) fn of(&mut self, variant: &str) -> &mut Counts {
         let at = self.variants.iter().position(|(name, _)| *name == variant).unwrap_or_else(|| {
-            self.variants.push((variant, Counts::default()));
+            self.variants.push((variant.to_owned(), Counts::default()));
             self.variants.len() - 1
         });
         &mut self.variants[at].1
+    }
+
+    /// Adds what came of others.
+    pub(super) fn add(&mut self, other: Tally) {
+        for (name, theirs) in other.variants {
+            let counts = self.of(&name);
+            counts.saw(theirs.calls, theirs.kinds);
+            counts.wrong += theirs.wrong;
+            counts.slowest = counts.slowest.max(theirs.slowest);
+            for (end, count) in theirs.ends {
+                *counts.ends.entry(end).or_default() += count;
+            }
+            for (who, count) in theirs.injected {
+                *counts.injected.entry(who).or_default() += count;
+            }
+        }
+        self.failures.extend(other.failures);
+    }
+
+    /// How many were tried.
+    pub fn tried(&self) -> usize {
+        self.passed() + self.failures.len()
     }
 
     /// How many went well.

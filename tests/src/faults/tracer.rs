@@ -19,6 +19,7 @@ use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
 use nix::unistd::Pid;
 
 use super::calls::{row, Manner, Object, ENDS};
+use super::client::{self, Heard, Order};
 use super::object::describe;
 use super::sight::Sight;
 
@@ -92,8 +93,10 @@ pub(super) enum Deed {
 pub(super) struct Traced {
     /// The exit status; negative: the signal that killed it.
     pub(super) status: i32,
-    /// Standard output.
+    /// Standard output; what a host was told by one that serves is in `heard`.
     pub(super) stdout: Vec<u8>,
+    /// What a host was told.
+    pub(super) heard: Option<Heard>,
     /// Standard error.
     pub(super) stderr: Vec<u8>,
     /// The driver has made the first call that is its own, as far as that is known, or a child.
@@ -104,8 +107,8 @@ pub(super) struct Traced {
     pub(super) calls: Vec<Point>,
     /// Whether the point was met.
     pub(super) met: bool,
-    /// Who became the job, and what it was then.
-    pub(super) job: Option<(Role, Sight)>,
+    /// Who became a job, and what it was then.
+    pub(super) jobs: Vec<(Role, Sight)>,
     /// It did not end, and was killed.
     pub(super) hung: bool,
     /// From start to the end of the last process.
@@ -116,9 +119,9 @@ pub(super) struct Traced {
 const FIRST: i64 = libc::SYS_setpriority;
 
 impl Traced {
-    /// Who became the job.
-    pub(super) fn role_of_job(&self) -> Option<&Role> {
-        self.job.as_ref().map(|(role, _)| role)
+    /// Who became a job.
+    pub(super) fn roles_of_jobs(&self) -> Vec<&Role> {
+        self.jobs.iter().map(|(role, _)| role).collect()
     }
 }
 
@@ -148,7 +151,9 @@ struct Tracer {
     begun: bool,
     last: Option<(Role, i64)>,
     met: bool,
-    job: Option<(Role, Sight)>,
+    jobs: Vec<(Role, Sight)>,
+    /// How many there will be.
+    expected: usize,
     status: i32,
 }
 
@@ -156,11 +161,20 @@ struct Tracer {
 ///
 /// # Errors
 /// Those of starting and of ptrace(2).
-pub(super) fn run(mut command: Command, deed: Option<(Point, Deed)>, limit: Duration) -> io::Result<Traced> {
+pub(super) fn run(
+    mut command: Command,
+    order: Option<&Order>,
+    deed: Option<(Point, Deed)>,
+    limit: Duration,
+) -> io::Result<Traced> {
     let started = Instant::now();
     // SAFETY: between fork and exec only one system call is made.
     unsafe { command.pre_exec(|| ptrace::traceme().map_err(io::Error::from)) };
+    command.stdin(order.map_or_else(Stdio::null, |_| Stdio::piped()));
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let host = order.cloned().zip(child.stdin.take()).zip(child.stdout.take_if(|_| order.is_some()));
+    let host = host
+        .map(|((order, stdin), stdout)| std::thread::spawn(move || client::converse(&order, stdin, stdout)));
     let driver = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
     let alive = Arc::new(Mutex::new(BTreeSet::from([driver])));
     let (over, hung) = watch(Arc::clone(&alive), limit);
@@ -175,17 +189,21 @@ pub(super) fn run(mut command: Command, deed: Option<(Point, Deed)>, limit: Dura
         begun: false,
         last: None,
         met: false,
-        job: None,
+        jobs: Vec::new(),
+        expected: order.map_or(1, |_| client::JOBS),
         status: 0,
     };
     tracer.follow()?;
     drop(over);
     let hung = hung.join().unwrap_or(true);
     let took = started.elapsed();
+    // All who had the other end of its pipes are dead.
+    let heard =
+        host.map(|host| host.join().map_err(|_| io::Error::other("the host panicked"))).transpose()?;
     let (stdout, stderr) = (child.stdout.take().map(rest), child.stderr.take().map(rest));
-    let Tracer { calls, begun, last, met, job, status, .. } = tracer;
+    let Tracer { calls, begun, last, met, jobs, status, .. } = tracer;
     let (stdout, stderr) = (stdout.unwrap_or_default(), stderr.unwrap_or_default());
-    Ok(Traced { status, stdout, stderr, begun, last, calls, met, job, hung, took })
+    Ok(Traced { status, stdout, heard, stderr, begun, last, calls, met, jobs, hung, took })
 }
 
 /// A number as a register holds it.
@@ -274,8 +292,8 @@ impl Tracer {
             None => true,
             Some((point, _)) => {
                 let due = tracee.role == point.kind.role && tracee.children >= point.kind.phase.0;
-                // That a job is restricted by Landlock, only calls tell, and anybody may become the job.
-                let unboxed = !tracee.role.is_driver() && self.job.is_none();
+                // That a job is restricted by Landlock, only calls tell, and anybody may become one.
+                let unboxed = !tracee.role.is_driver() && self.jobs.len() < self.expected;
                 due && !self.met || tracee.result.is_some() || unboxed
             }
         };
@@ -336,19 +354,20 @@ impl Tracer {
         self.go_on(pid, None)
     }
 
-    /// It has become the job: it is looked at, and no longer traced.
+    /// It has become a job: it is looked at, and no longer traced.
     fn at_exec(&mut self, pid: Pid) -> io::Result<()> {
         let Some(tracee) = self.tracees.remove(&pid) else { return self.go_on(pid, None) };
         self.alive.lock().unwrap_or_else(PoisonError::into_inner).remove(&pid);
         let sight = Sight::of(pid, tracee.rulesets);
         match (ptrace::detach(pid, None), sight) {
-            (detached, Ok(sight)) => {
-                self.job = Some((tracee.role, sight));
-                unless_dead(detached)
+            // Killed at that moment: of the dying, /proc says what it says of those who are in nothing.
+            (Err(Errno::ESRCH), _) => Ok(()),
+            (Err(errno), _) => Err(errno.into()),
+            (Ok(()), Err(error)) => Err(error),
+            (Ok(()), Ok(sight)) => {
+                self.jobs.push((tracee.role, sight));
+                Ok(())
             }
-            // Killed at that moment.
-            (Err(Errno::ESRCH), Err(_)) => Ok(()),
-            (_, Err(error)) => Err(error),
         }
     }
 
@@ -385,7 +404,7 @@ impl Tracer {
     fn at_start(&mut self, pid: Pid, call: i64, registers: libc::user_regs_struct) -> io::Result<()> {
         let Some(tracee) = self.tracees.get(&pid) else { return Ok(()) };
         let role = tracee.role.clone();
-        let phase = if pid == self.driver { (tracee.children, self.job.is_some()) } else { (0, false) };
+        let phase = if pid == self.driver { (tracee.children, !self.jobs.is_empty()) } else { (0, false) };
         self.begun |= pid == self.driver && call == FIRST;
         self.last = Some((role.clone(), call));
         // To say what a call is about takes time: where one is looked for, only of those that may be it.

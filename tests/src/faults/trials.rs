@@ -2,13 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use serde::{Deserialize, Serialize};
 
 use super::calls::{row, Object};
 use super::tracer::{Deed, Kind, Point, Role, Traced};
+use super::workers::Part;
 use super::{Choice, Reach};
 
 /// Which process of a job's that is not the job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Who {
     /// The driver.
     Driver,
@@ -24,11 +28,11 @@ impl Who {
     /// All of them.
     pub const ALL: [Who; 4] = [Who::Driver, Who::Init, Who::SetUp, Who::Helper];
 
-    fn of(role: &Role, job: &Role) -> Who {
+    fn of(role: &Role, jobs: &[&Role]) -> Who {
         match role {
             _ if role.is_driver() => Who::Driver,
-            _ if role == job => Who::SetUp,
-            _ if Some(role) == job.parent().as_ref() => Who::Init,
+            _ if jobs.contains(&role) => Who::SetUp,
+            _ if jobs.iter().any(|job| job.parent().as_ref() == Some(role)) => Who::Init,
             _ => Who::Helper,
         }
     }
@@ -61,6 +65,15 @@ pub(super) struct Trial {
     pub(super) what: String,
 }
 
+impl Trial {
+    /// Whether it is of this part of a campaign. Who records the calls anew still has the same part.
+    pub(super) fn is_in(&self, part: Part) -> bool {
+        let mut hasher = DefaultHasher::new();
+        self.what.hash(&mut hasher);
+        hasher.finish() % part.of == part.number
+    }
+}
+
 /// The chosen trials at the calls of recordings, in their order; and how many kinds of calls there are. What a
 /// driver does before there is a job, and what its children do, is `elsewhere` if another variant has had it.
 ///
@@ -75,14 +88,14 @@ pub(super) fn trials(
     let mut known = BTreeSet::new();
     let mut kinds = BTreeSet::new();
     for run in runs {
-        let Some(job) = run.role_of_job() else { continue };
+        let jobs = run.roles_of_jobs();
         for point in &run.calls {
             kinds.insert(&point.kind);
             let is_new = known.insert(point);
-            let is_chosen_point = choice.reach == Reach::All
-                || is_first(point) && (elsewhere.insert(point.clone()) || point.kind.phase.1);
+            let is_chosen_point = (choice.reach == Reach::All || is_first(point))
+                && (elsewhere.insert(point.clone()) || point.kind.phase.1);
             if is_new && is_chosen_point {
-                let who = Who::of(&point.kind.role, job);
+                let who = Who::of(&point.kind.role, &jobs);
                 made.extend(trials_at(point, who)?.into_iter().filter(|trial| is_chosen(trial, choice)));
             }
         }

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use autodriver_protocol::Cause;
 use nix::errno::Errno;
@@ -13,6 +13,7 @@ use nix::mount::{mount, MsFlags};
 use nix::sched::{unshare, CloneFlags};
 use tempfile::TempDir;
 
+use super::client::Order;
 use crate::autodriver;
 
 /// What the driver has to make its boxes of.
@@ -47,6 +48,8 @@ pub(super) struct Variant {
     /// Where it runs.
     pub(super) place: Place,
     files: Files,
+    /// Over the wire, twice on one connection: with `serve`, not `run`.
+    pub(super) served: bool,
     /// The right verdict.
     pub(super) cause: Cause,
     /// With this status.
@@ -76,6 +79,7 @@ const EXITS: Variant = Variant {
     script: "read line <given; echo got $line; echo made of $line >result; exit 3",
     place: Place::Machine,
     files: Files::One,
+    served: false,
     cause: Cause::Exited,
     exit_code: Some(3),
     signal: None,
@@ -97,6 +101,7 @@ pub(super) const VARIANTS: &[Variant] = &[
         exit_code: Some(0),
         ..EXITS
     },
+    Variant { name: "served", served: true, ..EXITS },
     Variant {
         name: "signal",
         script: "echo begun | tee result; kill -KILL $$",
@@ -115,7 +120,9 @@ pub(super) const VARIANTS: &[Variant] = &[
     Variant {
         name: "memory",
         options: &["--memory", "16M", "--disk", "4M"],
-        script: "echo begun | tee result; x=$(head -c 60000000 /dev/zero | tr '\\0' x); sleep 9",
+        // The shell says of the others when the kernel kills one of them first.
+        script:
+            "exec 2>/dev/null; echo begun | tee result; x=$(head -c 60000000 /dev/zero | tr '\\0' x); sleep 9",
         cause: Cause::MemoryLimit,
         limits_hit: &["memory"],
         ..LIMITED
@@ -154,6 +161,7 @@ pub(super) struct Folder {
     options: Vec<OsString>,
     place: Place,
     result: &'static str,
+    order: Option<Order>,
 }
 
 impl Variant {
@@ -176,11 +184,16 @@ impl Variant {
                 (pair(path("given.d"), "in".into()), pair("out/*".into(), path("results/")), "results/out/a")
             }
         };
+        if self.served {
+            let order = Order { given: ("given", GIVEN), script: self.script, result };
+            let options = vec!["serve".into()];
+            return Ok(Folder { folder, options, place: self.place, result, order: Some(order) });
+        }
         let mut options: Vec<OsString> = vec!["run".into(), "--report".into(), path("report")];
         options.extend(["--in".into(), input, "--out".into(), output]);
         options.extend(self.options.iter().map(OsString::from));
         options.extend(["--", "/bin/sh", "-c", self.script].map(OsString::from));
-        Ok(Folder { folder, options, place: self.place, result })
+        Ok(Folder { folder, options, place: self.place, result, order: None })
     }
 }
 
@@ -188,11 +201,16 @@ impl Folder {
     /// The driver to run.
     pub(super) fn command(&self) -> Command {
         let mut command = Command::new(autodriver());
-        command.args(&self.options).stdin(Stdio::null());
+        command.args(&self.options);
         let place = self.place;
         // SAFETY: between fork and exec only system calls are made.
         unsafe { command.pre_exec(move || enter(place).map_err(io::Error::from)) };
         command
+    }
+
+    /// What a host wants of it, where it serves.
+    pub(super) fn order(&self) -> Option<&Order> {
+        self.order.as_ref()
     }
 
     /// The report; empty if there is none.
