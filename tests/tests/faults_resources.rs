@@ -5,7 +5,7 @@ use std::ffi::CString;
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::thread;
@@ -209,6 +209,19 @@ fn no_memory_for_the_driver() {
         let ran = Run::with_files(script).before_exec(limit).run();
         // The kernel kills what does not fit at execve(2), and the C library and Rust's end what they cannot start.
         if ran.report.is_none() && ran.status() != Some(125) && kib < image + 500 {
+            clear += 1;
+            continue;
+        }
+        // A driver with a small C library starts a shell that has not enough itself.
+        if ran.report.as_ref().is_some_and(|report| report.cause == Cause::Signaled) {
+            let mut shell = Command::new("/bin/sh");
+            shell.args(["-c", "exit 3"]);
+            // SAFETY: between fork and exec only a system call is made.
+            let status = unsafe { shell.pre_exec(limit) }.status();
+            assert!(
+                !status.is_ok_and(|status| status.signal().is_none()),
+                "{kib} KiB are enough for a shell: {ran:?}"
+            );
             clear += 1;
             continue;
         }

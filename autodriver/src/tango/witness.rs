@@ -10,9 +10,10 @@ use std::slice;
 
 use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
-use nix::sys::signal::{raise, Signal};
+use nix::sys::signal::{kill, Signal};
 use nix::sys::signalfd::SignalFd;
 use nix::sys::socket::{socketpair, AddressFamily, SockFlag, SockType};
+use nix::unistd::getpid;
 
 use super::arguments::Arguments;
 use super::failure::{print, say, Failure, OS_ERROR};
@@ -64,7 +65,8 @@ impl Witness {
         if matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..)) {
             poller.remove(socket.as_fd());
             self.socket = None;
-            let _ = raise(Signal::SIGTERM);
+            // Not raise(3): musl's takes the thread for the one that it was before clone3(2).
+            let _ = kill(getpid(), Signal::SIGTERM);
         }
         Ok(())
     }
