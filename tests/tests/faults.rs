@@ -27,7 +27,11 @@ fn a_failing_call_or_a_kill_ends_in_a_right_verdict_or_a_clear_fault() {
 #[test]
 fn a_server_that_cannot_hand_on_what_it_has_says_so() {
     let variants = vec!["served".into()];
-    for calls in ["driver: write(pipe:[N]) #1", "driver: read(pipe:[N]) #1"] {
+    for calls in [
+        "driver: write(pipe:[N]) #1 after 0 children: E",
+        "driver: write(pipe:[N]) #1 after 1 children: E",
+        "driver: read(pipe:[N]) #1 after 3 children and exec: E",
+    ] {
         let choice = Choice { variants: variants.clone(), calls: Some(calls.into()), ..Choice::default() };
         let tally = clean(&choice);
         assert!(tally.injected(Who::Driver) > 0, "{tally}");

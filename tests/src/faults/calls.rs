@@ -112,14 +112,18 @@ const ROWS: &[Row] = rows! {
     // Files.
     SYS_access "access" Path: ENOMEM EACCES;
     SYS_faccessat2 "faccessat2" At: ENOMEM EACCES EPERM;
+    SYS_stat "stat" Path: ENOMEM EACCES;
+    SYS_lstat "lstat" Path: ENOMEM EACCES;
     SYS_fstat "fstat" Descriptor: ENOMEM;
     SYS_newfstatat "newfstatat" At: ENOMEM EACCES;
     SYS_statx "statx" At: ENOMEM EACCES EPERM;
     SYS_statfs "statfs" Path: EINTR ENOMEM EIO;
     SYS_fstatfs "fstatfs" Descriptor: EINTR ENOMEM EIO;
+    SYS_open "open" Path: EINTR ENOMEM ENOSPC EACCES EMFILE;
     SYS_openat "openat" At: EINTR ENOMEM ENOSPC EACCES EMFILE;
     SYS_openat2 "openat2" At: EINTR ENOMEM ENOSPC EACCES EMFILE EPERM;
     SYS_read "read" Descriptor: EINTR ENOMEM EIO;
+    SYS_readv "readv" Descriptor: EINTR ENOMEM EIO;
     SYS_pread64 "pread64" Descriptor: EINTR ENOMEM EIO;
     SYS_write "write" Descriptor: EINTR ENOMEM EPERM ENOSPC EIO;
     SYS_writev "writev" Descriptor: EINTR ENOMEM EPERM ENOSPC EIO;
