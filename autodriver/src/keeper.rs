@@ -16,7 +16,7 @@ use crate::facts::Facts;
 use crate::fault::{Fault, Step};
 use crate::restore::{clear_own, clear_uid};
 use crate::sandbox::sweep::processes::kill_descendants;
-use crate::sys::fd::close_all_but;
+use crate::sys::fd::{close_all_but, uninterrupted};
 use crate::sys::process::{clone3, exit_now, pidfd_open, pidfd_send_signal, Child, Forked};
 use crate::uids;
 
@@ -64,12 +64,7 @@ impl Keeper {
 
     /// If it is gone, so is what it is for.
     fn say(&self, message: u32) -> bool {
-        loop {
-            match write(&self.tell, &message.to_ne_bytes()) {
-                Err(Errno::EINTR) => {}
-                written => return written.is_ok(),
-            }
-        }
+        uninterrupted(|| write(&self.tell, &message.to_ne_bytes())).is_ok()
     }
 }
 

@@ -17,6 +17,7 @@ use serde::Serialize;
 
 use crate::fault::{Fault, Step};
 use crate::poller::{Interest, Poller};
+use crate::sys::fd::uninterrupted;
 
 /// With more than this to send, no more requests are read.
 const SEND_MAX: usize = 4 << 20;
@@ -171,10 +172,9 @@ impl Wire {
     /// [`End::Deaf`] if it takes nothing any more, [`End::Failed`] if that is not known.
     pub fn flush(&mut self) -> Result<(), End> {
         while self.backlog() > 0 {
-            match nix::unistd::write(&self.output, &self.pending[self.written..]) {
+            match uninterrupted(|| nix::unistd::write(&self.output, &self.pending[self.written..])) {
                 Ok(count) => self.written += count,
                 Err(Errno::EAGAIN) => break,
-                Err(Errno::EINTR) => {}
                 Err(Errno::EPIPE | Errno::ECONNRESET) => return Err(End::Deaf),
                 Err(errno) => return Err(failed("write to stdout", errno)),
             }
@@ -187,14 +187,11 @@ impl Wire {
     /// # Errors
     /// The end of the conversation.
     pub fn receive(&mut self) -> Result<(), End> {
-        let count = loop {
-            match nix::unistd::read(&self.input, self.decoder.space()) {
-                Ok(count) => break count,
-                Err(Errno::EAGAIN) => return Ok(()),
-                Err(Errno::EINTR) => {}
-                Err(Errno::ECONNRESET) => return Err(End::Closed),
-                Err(errno) => return Err(failed("read from stdin", errno)),
-            }
+        let count = match uninterrupted(|| nix::unistd::read(&self.input, self.decoder.space())) {
+            Ok(count) => count,
+            Err(Errno::EAGAIN) => return Ok(()),
+            Err(Errno::ECONNRESET) => return Err(End::Closed),
+            Err(errno) => return Err(failed("read from stdin", errno)),
         };
         if count == 0 {
             return Err(match (&self.scanner, self.decoder.at_end()) {

@@ -8,6 +8,7 @@ use nix::unistd::{chdir, execve};
 
 use super::prepare::Prepared;
 use super::{on, Failed};
+use crate::sys::fd::uninterrupted;
 
 /// The acts of the descriptor step, for messages.
 pub(super) const DESCRIPTOR_ACTS: [&str; 2] =
@@ -20,13 +21,10 @@ pub(super) const CWD: usize = 1;
 /// too many.
 pub(super) fn descriptors(prepared: &Prepared) -> Result<(), Failed> {
     let mut byte = [0];
-    loop {
-        match nix::unistd::read(prepared.ready_rx.as_fd(), &mut byte) {
-            Ok(1) => break,
-            Err(Errno::EINTR) => {}
-            Ok(_) => return Err(on(0)(Errno::EPIPE)),
-            Err(errno) => return Err(on(0)(errno)),
-        }
+    match uninterrupted(|| nix::unistd::read(prepared.ready_rx.as_fd(), &mut byte)) {
+        Ok(1) => {}
+        Ok(_) => return Err(on(0)(Errno::EPIPE)),
+        Err(errno) => return Err(on(0)(errno)),
     }
     // Whoever ends what a dead driver left finds the job by its uid, which it has by now: a driver that
     // dies after this is no way out, and one that died before it none either.

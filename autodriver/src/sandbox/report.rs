@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 
 use crate::fault::Step;
+use crate::sys::fd::uninterrupted;
 
 /// What a record says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,12 +68,7 @@ impl Reporter {
     /// # Errors
     /// Those of write(2). The driver takes what it is not told for a failure.
     pub fn send(&self, record: Record) -> Result<(), Errno> {
-        loop {
-            match nix::unistd::write(&self.0, &record.encode()) {
-                Err(Errno::EINTR) => {}
-                written => return written.map(drop),
-            }
-        }
+        uninterrupted(|| nix::unistd::write(&self.0, &record.encode())).map(drop)
     }
 }
 
