@@ -46,7 +46,13 @@ fn work(choice: &Choice, part: Part) -> ExitCode {
     let worked = apart(part, || {
         let told = campaign(choice, &mut io::stderr())
             .and_then(|tally| tell(&tally).map_err(|error| error.to_string()));
-        told.map_or_else(|why| i32::from(failed(&why) == ExitCode::FAILURE), |()| 0)
+        match told {
+            Ok(()) => 0,
+            Err(why) => {
+                failed(&why);
+                1
+            }
+        }
     });
     match worked {
         Ok(0) => ExitCode::SUCCESS,

@@ -135,10 +135,14 @@ impl Client {
         }
         self.say(Kind::Close, job, b"");
         if let Some(closed) = self.answer(job, &[Kind::Closed])? {
-            self.heard.jobs.last_mut().expect("one was begun").restore =
-                Some(closed.json::<Closed>()?.restore);
+            self.served().restore = Some(closed.json::<Closed>()?.restore);
         }
         Ok(())
+    }
+
+    /// The job that was begun last.
+    fn served(&mut self) -> &mut Served {
+        self.heard.jobs.last_mut().expect("one was begun")
     }
 
     /// Puts and runs; whether there may be something to get.
@@ -152,7 +156,7 @@ impl Client {
         let document = json!({ "command": ["/bin/sh", "-c", order.script] });
         self.say(Kind::Run, job, document.to_string().as_bytes());
         while let Some(frame) = self.answer(job, &[Kind::Started, Kind::Output, Kind::Report])? {
-            let served = self.heard.jobs.last_mut().expect("one was begun");
+            let served = self.served();
             match frame.kind {
                 Kind::Started => {}
                 Kind::Output => served.output.extend(frame.payload),
@@ -173,8 +177,7 @@ impl Client {
                 None => return Ok(()),
                 Some(frame) if frame.kind == Kind::Data => stream.extend(frame.payload),
                 Some(done) => {
-                    let left_out = !done.json::<Transferred>()?.skipped.is_empty();
-                    self.heard.jobs.last_mut().expect("one was begun").left_out = left_out;
+                    self.served().left_out = !done.json::<Transferred>()?.skipped.is_empty();
                     break;
                 }
             }
@@ -182,8 +185,7 @@ impl Client {
         let mut archive = tar::Archive::new(&stream[..]);
         let broken = |error: std::io::Error| Stop::Broken(format!("what was fetched: {error}"));
         for entry in archive.entries().map_err(broken)? {
-            let served = self.heard.jobs.last_mut().expect("one was begun");
-            entry.map_err(broken)?.read_to_end(&mut served.result).map_err(broken)?;
+            entry.map_err(broken)?.read_to_end(&mut self.served().result).map_err(broken)?;
         }
         Ok(())
     }
@@ -198,7 +200,7 @@ impl Client {
             return Err(Stop::Broken(format!("{:?} instead of one of {kinds:?}", frame.kind)));
         }
         let message = frame.json::<ErrorMessage>()?.message;
-        self.heard.jobs.last_mut().expect("one was begun").refused.push(message);
+        self.served().refused.push(message);
         Ok(None)
     }
 
