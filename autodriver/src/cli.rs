@@ -66,6 +66,12 @@ struct RunArgs {
     options: Options,
 }
 
+#[derive(Debug, Parser)]
+struct RunAlone {
+    #[command(flatten)]
+    run: RunArgs,
+}
+
 /// Says one line on stderr. If stderr is gone, nobody listens.
 pub fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "autodriver: {line}");
@@ -111,12 +117,22 @@ pub fn knows(arguments: &[OsString]) -> bool {
     arguments.get(1).is_some_and(|word| Cli::command().get_subcommands().any(|one| one.get_name() == word))
 }
 
+/// `run` is looked at alone first: making the options of every command takes longer than most of what follows.
+/// What it does not take, help among it, the whole answers.
+fn parse(arguments: &[OsString]) -> Result<Command, clap::Error> {
+    let run = arguments.split_first().filter(|(_, rest)| rest.first().is_some_and(|word| word == "run"));
+    if let Some(Ok(run)) = run.map(|(_, rest)| RunAlone::try_parse_from(rest)) {
+        return Ok(Command::Run(Box::new(run.run)));
+    }
+    Cli::try_parse_from(arguments).map(|cli| cli.command)
+}
+
 /// Everything but the Tango form.
 pub fn main(arguments: Vec<OsString>) -> ExitCode {
     // Where it is refused, an abort is a signal.
     let _ = exit_on_abort(USAGE);
-    let cli = match Cli::try_parse_from(arguments) {
-        Ok(cli) => cli,
+    let command = match parse(&arguments) {
+        Ok(command) => command,
         Err(error) => return usage(&error),
     };
     crate::first::mount_missing();
@@ -126,7 +142,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
     weigh_own_session();
     // Files get exactly the modes they are made with.
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
-    let status = match cli.command {
+    let status = match command {
         Command::Run(arguments) => run::main(arguments.job.as_deref(), arguments.options),
         Command::Serve => serve::main(),
         Command::Check(arguments) => check::main(arguments.json, arguments.require),
