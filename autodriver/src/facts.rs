@@ -2,12 +2,13 @@
 //! is made from the value alone.
 
 use std::fs;
-use std::io::Read;
 
 use autodriver_protocol::Layer;
 use nix::errno::Errno;
+use nix::fcntl::AT_FDCWD;
 
-use crate::fault::{errno_of, Fault, Step};
+use crate::fault::{Fault, Step};
+use crate::sys::fd::read_file;
 use crate::sys::mount;
 use crate::uids;
 
@@ -277,11 +278,8 @@ fn own_processes(uid: u32) -> u64 {
 /// What /proc says of us in this file; `None` where an image has no /proc, or hides it.
 fn about_us(name: &str) -> Result<Option<Vec<u8>>, Fault> {
     let path = format!("/proc/self/{name}");
-    // /proc says of none of its files how long it is.
-    let mut bytes = Vec::with_capacity(1 << 14);
-    let read = fs::File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes));
-    match read.map_err(|error| errno_of(&error)) {
-        Ok(_) => Ok(Some(bytes)),
+    match read_file(AT_FDCWD, &path) {
+        Ok(bytes) => Ok(Some(bytes)),
         Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES | Errno::EPERM) => Ok(None),
         Err(errno) => Err(Fault::new(Step::Request, format!("read {path}"), errno)),
     }

@@ -8,8 +8,6 @@
 mod settings;
 
 use std::fmt::Display;
-use std::fs::File;
-use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -20,8 +18,8 @@ use nix::sys::stat::{fstat, mkdirat, stat, Mode};
 use nix::unistd::{unlinkat, Pid, UnlinkatFlags};
 
 use crate::facts::{Facts, Hierarchy};
-use crate::fault::{errno_of, Fault, Step};
-use crate::sys::fd::{lock, uninterrupted};
+use crate::fault::{Fault, Step};
+use crate::sys::fd::{lock, read_file};
 use crate::sys::process::signal_listed;
 use settings::settings;
 pub use settings::{preview, Limits, Setting};
@@ -150,11 +148,7 @@ fn read(dir: BorrowedFd<'_>, file: &str) -> Option<String> {
 }
 
 fn try_read(dir: BorrowedFd<'_>, file: &str) -> Result<String, Errno> {
-    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-    let file = uninterrupted(|| openat(dir, file, flags, Mode::empty()))?;
-    let mut text = String::with_capacity(4096);
-    File::from(file).read_to_string(&mut text).map_err(|error| errno_of(&error))?;
-    Ok(text)
+    String::from_utf8(read_file(dir, file)?).map_err(|_| Errno::EILSEQ)
 }
 
 /// What the kernel counts in a file; nothing if it does not, or if the cgroup is gone.
@@ -485,7 +479,7 @@ mod tests {
     fn a_limit_that_the_kernel_did_not_take_is_a_fault() {
         let place = std::env::temp_dir().join(format!("autodriver-read-back-{}", std::process::id()));
         std::fs::create_dir(&place).expect("a directory");
-        let dir = OwnedFd::from(File::open(&place).expect("it opens"));
+        let dir = OwnedFd::from(std::fs::File::open(&place).expect("it opens"));
         let after = |text: &str| {
             std::fs::write(place.join("memory.max"), text).expect("it is written");
             read_back(dir.as_fd(), &place, "memory.max", (64 << 20) + 5)

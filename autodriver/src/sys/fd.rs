@@ -1,8 +1,10 @@
-//! Descriptors: close_range(2), and those inherited by number.
+//! Descriptors: close_range(2), those inherited by number, and files read to their end.
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
+use nix::fcntl::{openat, OFlag};
+use nix::sys::stat::Mode;
 
 use super::check;
 
@@ -57,6 +59,26 @@ pub fn uninterrupted<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T,
             done => return done,
         }
     }
+}
+
+/// All that is in a file whose size says nothing, as those of /proc and of cgroups, without asking for it.
+///
+/// # Errors
+/// Those of open(2) and read(2).
+pub fn read_file(dir: BorrowedFd<'_>, path: &str) -> Result<Vec<u8>, Errno> {
+    let file = uninterrupted(|| openat(dir, path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()))?;
+    let (mut bytes, mut filled) = (vec![0; 4096], 0);
+    loop {
+        if filled == bytes.len() {
+            bytes.resize(2 * filled, 0);
+        }
+        match uninterrupted(|| nix::unistd::read(&file, &mut bytes[filled..]))? {
+            0 => break,
+            count => filled += count,
+        }
+    }
+    bytes.truncate(filled);
+    Ok(bytes)
 }
 
 /// Locks a file until the last descriptor of this opening is closed: flock(2). Unlike nix's guard it does not unlock
