@@ -98,7 +98,7 @@ pub(super) fn give_up(identity: Identity) -> Result<(), Failed> {
 pub(super) fn empty_bounding_set(identity: Identity) -> Result<(), Failed> {
     match identity {
         Identity::Callers => Ok(()),
-        _ => empty(CapSet::Bounding, 0),
+        _ => crate::sys::process::empty_bounding_set().map_err(on(0)),
     }
 }
 

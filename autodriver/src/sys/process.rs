@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use nix::errno::Errno;
+use nix::sched::CloneFlags;
 use nix::sys::signal::{sigaction, SaFlags, SigAction, SigHandler, SigSet, Signal};
 use nix::sys::wait::WaitPidFlag;
 use nix::unistd::{getegid, geteuid, setfsgid, setfsuid, Gid, Pid, Uid};
@@ -242,6 +243,22 @@ pub fn signal_listed(mut list: impl FnMut() -> Vec<Pid>, signal: Signal) -> usiz
     pids.len()
 }
 
+/// Takes every capability out of the bounding set: capabilities(7), PR_CAPBSET_DROP(2const). One after the other until
+/// there is none of that number, without looking first at those that there are.
+///
+/// # Errors
+/// EPERM: no CAP_SETPCAP.
+pub fn empty_bounding_set() -> Result<(), Errno> {
+    for capability in 0..=libc::c_ulong::from(u8::MAX) {
+        // SAFETY: PR_CAPBSET_DROP takes a number.
+        match check(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) }.into()) {
+            Err(Errno::EINVAL) => break,
+            dropped => dropped?,
+        };
+    }
+    Ok(())
+}
+
 /// The bits of securebits(7) that are set.
 pub const SECUREBITS: [(&str, libc::c_ulong); 7] = [
     ("noroot", 1 << 0),
@@ -294,6 +311,12 @@ pub fn default_signals() -> Result<(), Errno> {
         unsafe { sigaction(signal, &default) }?;
     }
     Ok(())
+}
+
+/// Whether this process is known to have one thread only: unshare(2) refuses to part one thread from others. A
+/// container's filter may refuse the call itself.
+pub fn is_single_threaded() -> bool {
+    nix::sched::unshare(CloneFlags::CLONE_THREAD).is_ok()
 }
 
 /// Sets this process's nice value: setpriority(2).
