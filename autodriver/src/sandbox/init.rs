@@ -9,6 +9,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
+use autodriver_protocol::Layer;
 use nix::errno::Errno;
 use nix::sched::{sched_setaffinity, unshare};
 use nix::sys::prctl;
@@ -19,9 +20,9 @@ use nix::unistd::Pid;
 use super::handover::{Entrance, Furniture};
 use super::prepare::Prepared;
 use super::privileges::{become_identity, empty_bounding_set};
-use super::read_back::namespace;
+use super::read_back::{have_left, NAMESPACES};
 use super::report::{Record, Reporter};
-use super::{enter, fail, on, seccomp, surround, Failed, SETUP_FAILED};
+use super::{beside, enter, fail, on, seccomp, surround, Failed, SETUP_FAILED};
 use crate::fault::Step;
 use crate::sys::fd::close_all_but;
 use crate::sys::process::{clone3, default_signals, exit_now, wait_for_any, Ended, Forked};
@@ -55,12 +56,11 @@ pub(super) fn run(mut prepared: Prepared, reporter: &Reporter, hand: OwnedFd) ->
             fail(reporter, Step::Namespaces, on(1)(errno));
         }
     }
-    // `None` before and after where there is no /proc to ask.
-    let same = prepared.left.iter().any(|(name, before)| before.is_some() && namespace(name) == *before);
-    if same {
-        fail(reporter, Step::Namespaces, on(2)(Errno::EPERM));
-    }
     prepared.furniture = handed(Furniture::receive(hand.as_fd()), reporter);
+    // What follows must not happen to the machine's mounts; the others can wait.
+    if let Err(failed) = has_left(&prepared, &[Layer::MountNamespace]) {
+        fail(reporter, Step::Namespaces, failed);
+    }
     surround(&prepared, reporter);
     // The job inherits it.
     if let Err(failed) = empty_bounding_set(prepared.identity) {
@@ -81,9 +81,22 @@ pub(super) fn run(mut prepared: Prepared, reporter: &Reporter, hand: OwnedFd) ->
         Ok(Forked::Parent(job)) => job.pid,
         Err(errno) => fail(reporter, Step::Init, on(0)(errno)),
     };
+    beside(&prepared, reporter);
     match become_harmless(&prepared, reporter) {
         Ok(()) => reap(job, prepared.pid_namespace, reporter),
         Err(failed) => fail(reporter, Step::Init, failed),
+    }
+}
+
+/// That init is not in the driver's namespaces any more.
+pub(super) fn read_back(prepared: &Prepared) -> Result<(), Failed> {
+    has_left(prepared, &NAMESPACES.map(|(layer, _)| layer))
+}
+
+fn has_left(prepared: &Prepared, layers: &[Layer]) -> Result<(), Failed> {
+    match have_left(&prepared.furniture.left, layers) {
+        true => Ok(()),
+        false => Err(on(2)(Errno::EPERM)),
     }
 }
 

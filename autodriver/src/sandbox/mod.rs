@@ -3,7 +3,8 @@
 //! The **driver** leases a uid and creates **init** with clone3(2) in a new PID namespace. While
 //! init makes itself mount, network, IPC and UTS namespaces, which takes longest, the driver furnishes
 //! the storage and hands it over; while init puts the job's root together of it, the driver makes the
-//! cgroup. init forks the **job** into the cgroup, gives up every privilege, and from then on only reaps;
+//! cgroup. init forks the **job** into the cgroup, lets go of the machine's root, brings up what is around
+//! the job, gives up every privilege, and from then on only reaps;
 //! when the job's first process ends it says how and exits, and the kernel kills whatever else is in
 //! the PID namespace.
 //!
@@ -67,10 +68,19 @@ fn on(index: usize) -> impl Fn(Errno) -> Failed {
 }
 
 /// What is made around the job before there is one: init does it, while the driver makes the cgroup.
-/// Reading this table and the next top to bottom is reading what the job loses, in order.
+/// Reading this table and the next two top to bottom is reading what the job loses, in order.
 const SURROUNDINGS: &[Layer] = &[
     // Needs CAP_SYS_ADMIN.
     Layer { step: Step::Mounts, apply: mounts::apply },
+];
+
+/// What init does beside the job, which takes as long for what it does itself: it waits for init before it
+/// closes its descriptors, and executes nothing that init is not through with.
+const BESIDE: &[Layer] = &[
+    // Before anything is done to what would be the machine's.
+    Layer { step: Step::Namespaces, apply: init::read_back },
+    // Needs CAP_SYS_ADMIN.
+    Layer { step: Step::Mounts, apply: mounts::let_go },
     // Needs CAP_NET_ADMIN and CAP_SYS_ADMIN.
     Layer { step: Step::Network, apply: network::apply },
 ];
@@ -102,6 +112,11 @@ fn seccomp_layer(prepared: &Prepared) -> Result<(), Failed> {
 /// Makes what is around the job.
 fn surround(prepared: &Prepared, reporter: &Reporter) {
     apply(SURROUNDINGS, prepared, reporter);
+}
+
+/// Makes the rest of it, when there is a job.
+fn beside(prepared: &Prepared, reporter: &Reporter) {
+    apply(BESIDE, prepared, reporter);
 }
 
 fn apply(layers: &[Layer], prepared: &Prepared, reporter: &Reporter) {
@@ -151,7 +166,11 @@ mod tests {
 
     #[test]
     fn layers_stand_in_the_order_of_the_steps() {
-        let steps: Vec<Step> = SURROUNDINGS.iter().chain(LAYERS).map(|layer| layer.step).collect();
-        assert!(steps.is_sorted_by(|one, next| one < next), "{steps:?}");
+        let steps = |tables: &[&[Layer]]| -> Vec<Step> {
+            tables.iter().flat_map(|layers| layers.iter()).map(|layer| layer.step).collect()
+        };
+        for steps in [steps(&[SURROUNDINGS, LAYERS]), steps(&[BESIDE])] {
+            assert!(steps.is_sorted_by(|one, next| one < next), "{steps:?}");
+        }
     }
 }

@@ -22,11 +22,12 @@ use super::{on, Failed};
 use crate::sys::mount::{attach, attr, clone_tree, make_private, set_attributes, FsContext};
 
 /// Acts that are not about one entry of the mount table come after its indices.
-pub(super) const ACTS: [&str; 4] = [
+pub(super) const ACTS: [&str; 5] = [
     "make the mounts private",
     "attach the job's root",
     "make the job's root read-only",
     "pivot_root into the job's root",
+    "let go of the machine's root",
 ];
 
 pub(super) fn apply(prepared: &Prepared) -> Result<(), Failed> {
@@ -36,9 +37,11 @@ pub(super) fn apply(prepared: &Prepared) -> Result<(), Failed> {
     let frame = given.frame.as_ref().ok_or(Errno::EBADF).map_err(act(1))?.as_fd();
     make_private().map_err(act(0))?;
     let sources = clone_sources(mounts)?;
-    // Onto "/": there is a directory at that path on every machine.
+    // Onto "/": there is a directory at that path on every machine. What is not on the root itself goes with
+    // it, so that it need not be let go by itself.
     if let Some(storage) = &given.storage {
-        attach(storage.as_fd(), AT_FDCWD, c"/").map_err(act(1))?;
+        let attached = attach(storage.as_fd(), AT_FDCWD, c"/proc");
+        attached.or_else(|_| attach(storage.as_fd(), AT_FDCWD, c"/")).map_err(act(1))?;
     }
     attach(frame, AT_FDCWD, c"/").map_err(act(1))?;
     let mut frozen = false;
@@ -70,7 +73,15 @@ pub(super) fn apply(prepared: &Prepared) -> Result<(), Failed> {
         .map_err(on(index))?;
         attach(source, frame, &entry.at).map_err(on(index))?;
     }
-    swap_root(frame, given.storage.is_some()).map_err(act(3))
+    swap_root(frame).map_err(act(3))
+}
+
+/// Lets go of the machine's root, which stands on the job's: no path of the job's leads to it but "/..".
+/// The kernel makes whoever does this wait for an RCU grace period, so that init does it while the job, which
+/// waits for init before it executes anything, does what is before that.
+pub(super) fn let_go(prepared: &Prepared) -> Result<(), Failed> {
+    let Some(mounts) = &prepared.mounts else { return Ok(()) };
+    let_go_of_root().map_err(on(mounts.len() + 4))
 }
 
 /// Takes what the machine gives before the new root hides it.
@@ -96,21 +107,21 @@ fn make(kind: &MountKind) -> Result<OwnedFd, Errno> {
     context.mount(kind.attributes())
 }
 
-/// pivot_root(2) with both names the same: the old root ends up on top and is let go at once. If
-/// the storage stands on the old root, "." is that first: with one umount2(2) alone the old root
-/// would stay, and `/..` would lead to it.
-fn swap_root(frame: BorrowedFd<'_>, storage_on_top: bool) -> Result<(), Errno> {
+/// pivot_root(2) with both names the same: the old root ends up on top of the new one.
+fn swap_root(frame: BorrowedFd<'_>) -> Result<(), Errno> {
     fchdir(frame)?;
-    pivot_root(".", ".")?;
-    if storage_on_top {
+    pivot_root(".", ".")
+}
+
+/// "." is what stands on top: the old root, or before it the storage, if that stands on the old root itself.
+fn let_go_of_root() -> Result<(), Errno> {
+    for _ in 0..2 {
         umount2(".", MntFlags::MNT_DETACH)?;
+        // Read back: whatever still stood on the root would be above it.
+        let (root, above) = (stat("/")?, stat("/..")?);
+        if (root.st_dev, root.st_ino) == (above.st_dev, above.st_ino) {
+            return chdir("/");
+        }
     }
-    umount2(".", MntFlags::MNT_DETACH)?;
-    chdir("/")?;
-    // Read back: whatever still stood on the root would be above it.
-    let (root, above) = (stat("/")?, stat("/..")?);
-    match (root.st_dev, root.st_ino) == (above.st_dev, above.st_ino) {
-        true => Ok(()),
-        false => Err(Errno::EBUSY),
-    }
+    Err(Errno::EBUSY)
 }

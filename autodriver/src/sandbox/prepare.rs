@@ -18,7 +18,7 @@ use super::cgroup::Cgroup;
 use super::handover::{Entrance, Furniture};
 use super::layout::{layout, Frame, ACCOUNT_FILES};
 use super::privileges::Identity;
-use super::read_back::{self, Expected};
+use super::read_back::{self, Expected, NAMESPACES};
 use super::rlimits;
 use super::seccomp::{self, Before};
 use super::storage::Storage;
@@ -123,8 +123,6 @@ pub(super) struct Prepared {
     pub(super) stderr: Option<OwnedFd>,
     pub(super) processors: CpuSet,
     pub(super) namespaces: CloneFlags,
-    /// Those that init must not be in any more, each with what it is for the driver.
-    pub(super) left: Vec<(&'static str, Option<u64>)>,
     /// Filters of the driver's own.
     pub(super) filters_before: u32,
     /// The cgroup directory that the job must be in, and in how many hierarchies.
@@ -231,7 +229,6 @@ pub fn prepare(ground: Ground<'_>) -> Result<Ready, Fault> {
         stderr: stderr_tx,
         processors: sched_getaffinity(Pid::from_raw(0)).unwrap_or_default(),
         namespaces: namespaces(plan),
-        left: left(plan),
         filters_before: facts.filters,
         cgroup: (super::cgroup::directory_name(tag), super::cgroup::hierarchies(&facts.hierarchy)),
         furniture: Furniture::default(),
@@ -301,17 +298,12 @@ fn namespaces(plan: &Plan) -> CloneFlags {
     rows.into_iter().filter(|(layer, _)| plan.enforces(*layer)).map(|(_, flag)| flag).collect()
 }
 
-/// The namespaces that init leaves, as /proc names them.
-fn left(plan: &Plan) -> Vec<(&'static str, Option<u64>)> {
-    let rows = [
-        (Layer::PidNamespace, "pid"),
-        (Layer::MountNamespace, "mnt"),
-        (Layer::NetworkNamespace, "net"),
-        (Layer::IpcNamespace, "ipc"),
-        (Layer::UtsNamespace, "uts"),
-    ];
-    let left = rows.into_iter().filter(|(layer, _)| plan.enforces(*layer));
-    left.map(|(_, name)| (name, read_back::namespace(name))).collect()
+/// The namespaces of ours that init leaves: [`Furniture::left`].
+fn left(plan: &Plan) -> [u64; 5] {
+    NAMESPACES.map(|(layer, name)| match plan.enforces(layer) {
+        true => read_back::namespace(name).unwrap_or(0),
+        false => 0,
+    })
 }
 
 impl Prepared {
@@ -380,7 +372,7 @@ impl Ready {
     /// What could not be made.
     pub(super) fn furnish(&self, with: &Furnishings<'_>) -> Result<Furniture, Fault> {
         let Furnishings { plan, account, files, storage, disk, last } = *with;
-        let mut furniture = Furniture::default();
+        let mut furniture = Furniture { left: left(plan), ..Furniture::default() };
         if self.prepared.mounts.is_some() {
             storage.furnish()?;
             write_accounts(plan, account, files, storage)?;

@@ -2,17 +2,18 @@
 //! reports that it did not: setgroups(2) in a user namespace, capability sets under securebits, a
 //! filter that a container's own filter answered for. A difference is a fault of the set-up.
 
-use std::fs::File;
-use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 
+use autodriver_protocol::Layer;
 use nix::errno::Errno;
+use nix::fcntl::AT_FDCWD;
 
 use super::prepare::Prepared;
 use super::privileges::Identity;
 #[cfg(test)]
 use super::privileges::Ids;
 use super::{on, Failed};
+use crate::sys::fd::read_file;
 use crate::sys::process::securebits_are_locked;
 
 /// The acts, for messages; indices below. What is wrong is said by the field of proc_pid_status(5).
@@ -29,14 +30,17 @@ const DIFFERS: Errno = Errno::EPERM;
 
 /// Last, when nothing changes any more.
 pub(super) fn apply(prepared: &Prepared) -> Result<(), Failed> {
-    let mut text = String::new();
-    match File::open("/proc/self/status").and_then(|mut file| file.read_to_string(&mut text)) {
-        Ok(_) => {}
-        // An image without /proc, and no mount namespace in which the job got one: nothing to read.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(on(0)(crate::fault::errno_of(&error))),
-    }
+    let Some(text) = about_us("/proc/self/status").map_err(on(0))? else { return Ok(()) };
     compare(&Status(&text), prepared.expected())
+}
+
+/// `None` where there is nothing to read: an image without /proc, and no mount namespace in which the job got one.
+fn about_us(path: &str) -> Result<Option<String>, Errno> {
+    match read_file(AT_FDCWD, path) {
+        Ok(text) => Ok(Some(String::from_utf8_lossy(&text).into_owned())),
+        Err(Errno::ENOENT) => Ok(None),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// What the status has to say.
@@ -86,17 +90,31 @@ impl<'a> Status<'a> {
 /// Whether the job is in the cgroup directory of that name, in every hierarchy where it has one. The
 /// paths are relative to the cgroup namespace, which is still the driver's: cgroup_namespaces(7).
 pub(super) fn is_in_cgroup(name: &str, hierarchies: usize) -> Result<(), Errno> {
-    let text = match std::fs::read_to_string("/proc/self/cgroup") {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(crate::fault::errno_of(&error)),
-    };
+    let Some(text) = about_us("/proc/self/cgroup")? else { return Ok(()) };
     let inside = text.lines().filter(|line| line.ends_with(&format!("/{name}"))).count();
     if inside >= hierarchies {
         Ok(())
     } else {
         Err(DIFFERS)
     }
+}
+
+/// The namespaces that init leaves, as /proc names them.
+pub(super) const NAMESPACES: [(Layer, &str); 5] = [
+    (Layer::PidNamespace, "pid"),
+    (Layer::MountNamespace, "mnt"),
+    (Layer::NetworkNamespace, "net"),
+    (Layer::IpcNamespace, "ipc"),
+    (Layer::UtsNamespace, "uts"),
+];
+
+/// Whether we are not in one of these any more: not every call that fails says so.
+pub(super) fn have_left(left: &[u64; 5], layers: &[Layer]) -> bool {
+    // 0 where there is no /proc to ask, or none that is left.
+    let stayed = |(layer, name): (Layer, &str), before: u64| {
+        before != 0 && layers.contains(&layer) && namespace(name) == Some(before)
+    };
+    !NAMESPACES.into_iter().zip(left).any(|(row, before)| stayed(row, *before))
 }
 
 /// The inode of a namespace of ours, which is its name: namespaces(7). `None` where there is no /proc.

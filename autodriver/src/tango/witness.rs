@@ -47,7 +47,7 @@ impl Witness {
     /// Without either it has less to tell, and nothing is wrong with the job.
     fn send(&self, log: &[OwnedFd]) {
         let Some(socket) = &self.socket else { return };
-        let _ = send(socket.as_fd(), [log]);
+        let _ = send(socket.as_fd(), [log], []);
     }
 
     /// Has the poller look for its death, and if it has died, cancels the job as a signal would.
@@ -137,8 +137,8 @@ fn wait(
             signal.map(|signal| pidfd_send_signal(driver.pidfd.as_fd(), signal));
         }
         while open {
-            match receive::<1>(socket.as_fd()) {
-                Ok(Some([mut sent])) => match sent.pop() {
+            match receive(socket.as_fd()) {
+                Ok(Some(([mut sent], []))) => match sent.pop() {
                     Some(file) => log = Some(file),
                     None => tells = true,
                 },
