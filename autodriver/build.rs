@@ -65,6 +65,10 @@ fn read(name: &str) -> Result<String, Box<dyn Error>> {
     println!("cargo::rerun-if-changed=policy/{name}");
     let path = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("policy").join(name);
     let text = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    // It parts the fields of a row for the program.
+    if text.contains('\t') {
+        return Err(format!("{}: a tab; write blanks", path.display()).into());
+    }
     Ok(text)
 }
 
@@ -77,24 +81,17 @@ fn write_filter(code: &mut String, name: &str, program: &[Instruction]) -> std::
     writeln!(code, "];")
 }
 
-/// The rows of a policy, for `describe`.
+/// The rows of a policy, for `describe`: one text, which the program need not relocate each time that it starts,
+/// as it would a table of strings.
 fn write_rows(code: &mut String, name: &str, policy: &Policy, native: &Abi, i386: &Abi) -> std::fmt::Result {
     let number = |abi: &Abi, name| {
         let found = abi.numbers.iter().find(|(_, other)| *other == name);
-        found.map(|(number, _)| *number)
+        found.map_or(String::new(), |(number, _)| number.to_string())
     };
-    writeln!(code, "static {name}: [(Row, Number, Number); {}] = [", policy.rows.len())?;
+    let mut text = String::new();
     for row in &policy.rows {
-        writeln!(
-            code,
-            "    (Row {{ name: {:?}, answer: {:?}, condition: {:?}, reason: {:?} }}, {:?}, {:?}),",
-            row.name,
-            row.answer,
-            row.condition,
-            row.reason,
-            number(native, row.name),
-            number(i386, row.name),
-        )?;
+        let numbers = [number(native, row.name), number(i386, row.name)].join("\t");
+        writeln!(text, "{}\t{}\t{}\t{}\t{numbers}", row.name, row.answer, row.condition, row.reason)?;
     }
-    writeln!(code, "];")
+    writeln!(code, "const {name}: &str = {text:?};")
 }

@@ -69,6 +69,16 @@ type Number = Option<u32>;
 
 include!(concat!(env!("OUT_DIR"), "/seccomp.rs"));
 
+/// The rows of a policy, as the build script wrote them.
+fn rows(text: &'static str) -> impl Iterator<Item = (Row, Number, Number)> {
+    text.lines().map(|line| {
+        let mut fields = line.split('\t');
+        let mut field = || fields.next().unwrap_or("");
+        let row = Row { name: field(), answer: field(), condition: field(), reason: field() };
+        (row, field().parse().ok(), field().parse().ok())
+    })
+}
+
 /// The filter of a job; with `abi32`, 32-bit x86 programs run under the same
 /// policy instead of being killed. Other machines have no use for `abi32`.
 pub fn job_filter(abi32: bool) -> &'static [sock_filter] {
@@ -89,9 +99,9 @@ pub struct Before {
 }
 
 impl Before {
-    fn all(self) -> impl Iterator<Item = (&'static [sock_filter], &'static [(Row, Number, Number)])> {
-        let offline = self.offline.then_some((&OFFLINE[..], &OFFLINE_ROWS[..]));
-        let shared = self.shared.then_some((&SHARED[..], &SHARED_ROWS[..]));
+    fn all(self) -> impl Iterator<Item = (&'static [sock_filter], &'static str)> {
+        let offline = self.offline.then_some((&OFFLINE[..], OFFLINE_ROWS));
+        let shared = self.shared.then_some((&SHARED[..], SHARED_ROWS));
         offline.into_iter().chain(shared)
     }
 
@@ -101,9 +111,9 @@ impl Before {
     }
 
     /// The row that answers, instead of the one of the job's policy.
-    fn row(self, row: &Row) -> Row {
-        let mut rows = self.all().flat_map(|(_, rows)| rows);
-        rows.find(|(before, ..)| before.name == row.name).map_or(*row, |(before, ..)| *before)
+    fn row(self, row: Row) -> Row {
+        let mut before = self.all().flat_map(|(_, text)| rows(text));
+        before.find(|(before, ..)| before.name == row.name).map_or(row, |(before, ..)| before)
     }
 }
 
@@ -146,7 +156,7 @@ pub struct Described {
 /// Describes the filter of a job, and what stands before it.
 pub fn describe(abi32: bool, before: Before) -> Described {
     let i386 = (abi32 && NATIVE == bpf::ARCH_X86_64).then_some(bpf::ARCH_I386);
-    let rows = ROWS.iter().filter(|(_, native, other)| native.is_some() || i386.is_some() && other.is_some());
+    let rows = rows(ROWS).filter(|(_, native, other)| native.is_some() || i386.is_some() && other.is_some());
     Described {
         abis: [NATIVE].into_iter().chain(i386).filter_map(disassemble::arch_name).collect(),
         default: disassemble::answer(DEFAULT),
@@ -166,7 +176,7 @@ pub fn disassemble_job(abi32: bool, before: Before) -> Vec<String> {
 
 /// The call of that number.
 fn name(arch: u32, number: u32) -> Option<&'static str> {
-    let found = ROWS.iter().find(|(_, native, i386)| match arch {
+    let found = rows(ROWS).find(|(_, native, i386)| match arch {
         NATIVE => *native == Some(number),
         bpf::ARCH_I386 => *i386 == Some(number),
         _ => false,
