@@ -9,7 +9,6 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use autodriver_protocol::Layer;
 use nix::errno::Errno;
 use nix::sched::{sched_setaffinity, unshare};
 use nix::sys::prctl;
@@ -20,7 +19,7 @@ use nix::unistd::Pid;
 use super::handover::{Entrance, Furniture};
 use super::prepare::Prepared;
 use super::privileges::{become_identity, empty_bounding_set};
-use super::read_back::{have_left, NAMESPACES};
+use super::read_back::namespaces;
 use super::report::{Record, Reporter};
 use super::{beside, enter, fail, on, seccomp, surround, Failed, SETUP_FAILED};
 use crate::fault::Step;
@@ -57,9 +56,10 @@ pub(super) fn run(mut prepared: Prepared, reporter: &Reporter, hand: OwnedFd) ->
         }
     }
     prepared.furniture = handed(Furniture::receive(hand.as_fd()), reporter);
-    // What follows must not happen to the machine's mounts; the others can wait.
-    if let Err(failed) = has_left(&prepared, &[Layer::MountNamespace]) {
-        fail(reporter, Step::Namespaces, failed);
+    // Not every call that fails says so, and what follows must not happen to the machine's.
+    let stayed = |(before, now)| before != 0 && before == now;
+    if prepared.furniture.left.into_iter().zip(namespaces()).any(stayed) {
+        fail(reporter, Step::Namespaces, on(2)(Errno::EPERM));
     }
     surround(&prepared, reporter);
     // The job inherits it.
@@ -85,18 +85,6 @@ pub(super) fn run(mut prepared: Prepared, reporter: &Reporter, hand: OwnedFd) ->
     match become_harmless(&prepared, reporter) {
         Ok(()) => reap(job, prepared.pid_namespace, reporter),
         Err(failed) => fail(reporter, Step::Init, failed),
-    }
-}
-
-/// That init is not in the driver's namespaces any more.
-pub(super) fn read_back(prepared: &Prepared) -> Result<(), Failed> {
-    has_left(prepared, &NAMESPACES.map(|(layer, _)| layer))
-}
-
-fn has_left(prepared: &Prepared, layers: &[Layer]) -> Result<(), Failed> {
-    match have_left(&prepared.furniture.left, layers) {
-        true => Ok(()),
-        false => Err(on(2)(Errno::EPERM)),
     }
 }
 

@@ -77,8 +77,6 @@ const SURROUNDINGS: &[Layer] = &[
 /// What init does beside the job, which takes as long for what it does itself: it waits for init before it
 /// closes its descriptors, and executes nothing that init is not through with.
 const BESIDE: &[Layer] = &[
-    // Before anything is done to what would be the machine's.
-    Layer { step: Step::Namespaces, apply: init::read_back },
     // Needs CAP_SYS_ADMIN.
     Layer { step: Step::Mounts, apply: mounts::let_go },
     // Needs CAP_NET_ADMIN and CAP_SYS_ADMIN.
@@ -166,10 +164,9 @@ mod tests {
 
     #[test]
     fn layers_stand_in_the_order_of_the_steps() {
-        let steps = |tables: &[&[Layer]]| -> Vec<Step> {
-            tables.iter().flat_map(|layers| layers.iter()).map(|layer| layer.step).collect()
-        };
-        for steps in [steps(&[SURROUNDINGS, LAYERS]), steps(&[BESIDE])] {
+        let around: Vec<&Layer> = SURROUNDINGS.iter().chain(LAYERS).collect();
+        for layers in [around, BESIDE.iter().collect()] {
+            let steps: Vec<Step> = layers.iter().map(|layer| layer.step).collect();
             assert!(steps.is_sorted_by(|one, next| one < next), "{steps:?}");
         }
     }

@@ -300,10 +300,11 @@ fn namespaces(plan: &Plan) -> CloneFlags {
 
 /// The namespaces of ours that init leaves: [`Furniture::left`].
 fn left(plan: &Plan) -> [u64; 5] {
-    NAMESPACES.map(|(layer, name)| match plan.enforces(layer) {
-        true => read_back::namespace(name).unwrap_or(0),
-        false => 0,
-    })
+    let mut left = read_back::namespaces();
+    for (own, (layer, _)) in left.iter_mut().zip(NAMESPACES) {
+        *own = if plan.enforces(layer) { *own } else { 0 };
+    }
+    left
 }
 
 impl Prepared {

@@ -2,11 +2,10 @@
 //! reports that it did not: setgroups(2) in a user namespace, capability sets under securebits, a
 //! filter that a container's own filter answered for. A difference is a fault of the set-up.
 
-use std::os::unix::fs::MetadataExt;
-
 use autodriver_protocol::Layer;
 use nix::errno::Errno;
-use nix::fcntl::AT_FDCWD;
+use nix::fcntl::{openat, AtFlags, OFlag, AT_FDCWD};
+use nix::sys::stat::{fstatat, Mode};
 
 use super::prepare::Prepared;
 use super::privileges::Identity;
@@ -108,18 +107,11 @@ pub(super) const NAMESPACES: [(Layer, &str); 5] = [
     (Layer::UtsNamespace, "uts"),
 ];
 
-/// Whether we are not in one of these any more: not every call that fails says so.
-pub(super) fn have_left(left: &[u64; 5], layers: &[Layer]) -> bool {
-    // 0 where there is no /proc to ask, or none that is left.
-    let stayed = |(layer, name): (Layer, &str), before: u64| {
-        before != 0 && layers.contains(&layer) && namespace(name) == Some(before)
-    };
-    !NAMESPACES.into_iter().zip(left).any(|(row, before)| stayed(row, *before))
-}
-
-/// The inode of a namespace of ours, which is its name: namespaces(7). `None` where there is no /proc.
-pub(super) fn namespace(name: &str) -> Option<u64> {
-    std::fs::metadata(format!("/proc/self/ns/{name}")).ok().map(|file| file.ino())
+/// What they are for us, by their inodes, which are their names: namespaces(7). 0 where there is no /proc to ask.
+pub(super) fn namespaces() -> [u64; 5] {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let Ok(directory) = openat(AT_FDCWD, "/proc/self/ns", flags, Mode::empty()) else { return [0; 5] };
+    NAMESPACES.map(|(_, name)| fstatat(&directory, name, AtFlags::empty()).map_or(0, |file| file.st_ino))
 }
 
 #[cfg(test)]
