@@ -12,24 +12,29 @@ use crate::sys::fd::uninterrupted;
 
 /// The acts of the descriptor step, for messages.
 pub(super) const DESCRIPTOR_ACTS: [&str; 2] =
-    ["wait for init to give up its privileges", "close descriptors on exec"];
+    ["close descriptors on exec", "wait for init to give up its privileges"];
 
 /// Index of the working directory among the objects of the exec step; 0 is the program.
 pub(super) const CWD: usize = 1;
 
-/// Waits for init, and leaves only 0, 1 and 2 open across execve: CVE-2024-21626 was a descriptor
-/// too many.
-pub(super) fn descriptors(prepared: &Prepared) -> Result<(), Failed> {
+/// Leaves only 0, 1 and 2 open across execve: CVE-2024-21626 was a descriptor too many.
+pub(super) fn descriptors(_: &Prepared) -> Result<(), Failed> {
+    crate::sys::fd::cloexec_from(3).map_err(on(0))
+}
+
+/// Waits until init has no privileges any more, nor anything to do for the job: last, since a processor that waits
+/// takes its time to wake up.
+pub(super) fn wait_for_init(prepared: &Prepared) -> Result<(), Failed> {
     let mut byte = [0];
     match uninterrupted(|| nix::unistd::read(prepared.ready_rx.as_fd(), &mut byte)) {
         Ok(1) => {}
-        Ok(_) => return Err(on(0)(Errno::EPIPE)),
-        Err(errno) => return Err(on(0)(errno)),
+        Ok(_) => return Err(on(1)(Errno::EPIPE)),
+        Err(errno) => return Err(on(1)(errno)),
     }
     // Whoever ends what a dead driver left finds the job by its uid, which it has by now: a driver that
     // dies after this is no way out, and one that died before it none either.
     prepared.check_driver();
-    crate::sys::fd::cloexec_from(3).map_err(on(1))
+    Ok(())
 }
 
 pub(super) fn change_directory(prepared: &Prepared) -> Result<(), Failed> {

@@ -74,8 +74,8 @@ const SURROUNDINGS: &[Layer] = &[
     Layer { step: Step::Mounts, apply: mounts::apply },
 ];
 
-/// What init does beside the job, which takes as long for what it does itself: it waits for init before it
-/// closes its descriptors, and executes nothing that init is not through with.
+/// What init does beside the job, which takes as long for what it does itself, and waits for init before it
+/// executes anything.
 const BESIDE: &[Layer] = &[
     // Needs CAP_SYS_ADMIN.
     Layer { step: Step::Mounts, apply: mounts::let_go },
@@ -95,7 +95,7 @@ const LAYERS: &[Layer] = &[
     Layer { step: Step::Privileges, apply: privileges::apply },
     // Needs no_new_privs; opens its paths in the job's file system.
     Layer { step: Step::Landlock, apply: landlock::apply },
-    // Waits for init to be harmless; then only 0, 1 and 2 survive execve.
+    // Only 0, 1 and 2 survive execve.
     Layer { step: Step::Descriptors, apply: exec::descriptors },
     // Last to take something, so that the filter need not allow any of the above.
     Layer { step: Step::Seccomp, apply: seccomp_layer },
@@ -128,6 +128,10 @@ fn apply(layers: &[Layer], prepared: &Prepared, reporter: &Reporter) {
 /// Becomes the job. Every path ends in execve(2) or _exit(2).
 fn enter(prepared: &Prepared, reporter: &Reporter) -> ! {
     apply(LAYERS, prepared, reporter);
+    // Whatever is executed meets an init that has no privileges.
+    if let Err(failed) = exec::wait_for_init(prepared) {
+        fail(reporter, Step::Descriptors, failed);
+    }
     if let Err(failed) = exec::change_directory(prepared) {
         fail(reporter, Step::Exec, failed);
     }
