@@ -1,6 +1,6 @@
 /*
  * The kernel's share of a cold start: the box of a job as autodriver makes it, by a program that has nothing to
- * find out, to parse, to read back or to report. No sandbox with these layers is faster than this by much.
+ * find out, to parse, to read back or to report. What autodriver takes more than this is what could be gained.
  *
  * floor CGROUP... -- DIRECTORY PROGRAM: runs PROGRAM, of DIRECTORY, which it sees as /mnt, in a box of its own and
  * in a new cgroup below each CGROUP. As root. It is no sandbox: the filter refuses nothing.
