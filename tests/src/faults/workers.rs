@@ -40,7 +40,11 @@ impl Default for Part {
 /// # Errors
 /// What kept one of them from its campaign; not what it found.
 pub fn share_out(arguments: &[String], of: u64) -> Result<Tally, String> {
-    let workers: Vec<_> = (0..of).map(|number| (number, start(arguments, number, of))).collect();
+    // Their cgroups before the first of them begins, to which one that is made later is what a driver has left.
+    let made: Vec<_> = (0..of).map(|number| (number, make_cgroups(number))).collect();
+    let begin =
+        |(number, made): (u64, io::Result<()>)| (number, made.and_then(|()| start(arguments, number, of)));
+    let workers: Vec<_> = made.into_iter().map(begin).collect();
     // All are waited for, and nothing of them stays, whatever came of one.
     let parts: Vec<_> = workers.into_iter().map(|(number, worker)| (number, end(number, worker))).collect();
     let mut tally = Tally::default();
@@ -51,7 +55,6 @@ pub fn share_out(arguments: &[String], of: u64) -> Result<Tally, String> {
 }
 
 fn start(arguments: &[String], number: u64, of: u64) -> io::Result<Child> {
-    make_cgroups(number)?;
     let mut worker = Command::new("/proc/self/exe");
     worker.args(arguments).args(["--part".to_owned(), format!("{number}:{of}")]);
     worker.stdout(Stdio::piped()).spawn()
