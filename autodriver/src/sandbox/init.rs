@@ -21,7 +21,7 @@ use super::prepare::Prepared;
 use super::privileges::{become_identity, empty_bounding_set};
 use super::read_back::namespaces;
 use super::report::{Record, Reporter};
-use super::{beside, enter, fail, on, seccomp, surround, Failed, SETUP_FAILED};
+use super::{apply, enter, fail, on, seccomp, Failed, BESIDE, SETUP_FAILED, SURROUNDINGS};
 use crate::fault::Step;
 use crate::sys::fd::close_all_but;
 use crate::sys::process::{clone3, default_signals, exit_now, wait_for_any, Ended, Forked};
@@ -61,7 +61,7 @@ pub(super) fn run(mut prepared: Prepared, reporter: &Reporter, hand: OwnedFd) ->
     if prepared.furniture.left.into_iter().zip(namespaces()).any(stayed) {
         fail(reporter, Step::Namespaces, on(2)(Errno::EPERM));
     }
-    surround(&prepared, reporter);
+    apply(SURROUNDINGS, &prepared, reporter);
     // The job inherits it.
     if let Err(failed) = empty_bounding_set(prepared.identity) {
         fail(reporter, Step::Privileges, failed);
@@ -81,7 +81,7 @@ pub(super) fn run(mut prepared: Prepared, reporter: &Reporter, hand: OwnedFd) ->
         Ok(Forked::Parent(job)) => job.pid,
         Err(errno) => fail(reporter, Step::Init, on(0)(errno)),
     };
-    beside(&prepared, reporter);
+    apply(BESIDE, &prepared, reporter);
     match become_harmless(&prepared, reporter) {
         Ok(()) => reap(job, prepared.pid_namespace, reporter),
         Err(failed) => fail(reporter, Step::Init, failed),

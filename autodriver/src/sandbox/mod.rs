@@ -107,16 +107,7 @@ fn seccomp_layer(prepared: &Prepared) -> Result<(), Failed> {
     prepared.filters.iter().try_for_each(|filter| seccomp::install(filter).map_err(on(0)))
 }
 
-/// Makes what is around the job.
-fn surround(prepared: &Prepared, reporter: &Reporter) {
-    apply(SURROUNDINGS, prepared, reporter);
-}
-
-/// Makes the rest of it, when there is a job.
-fn beside(prepared: &Prepared, reporter: &Reporter) {
-    apply(BESIDE, prepared, reporter);
-}
-
+/// Applies them in order, in a child of the driver, which ends with the first that fails.
 fn apply(layers: &[Layer], prepared: &Prepared, reporter: &Reporter) {
     for layer in layers {
         if let Err(failed) = (layer.apply)(prepared) {

@@ -102,10 +102,6 @@ pub(super) fn empty_bounding_set(identity: Identity) -> Result<(), Failed> {
     }
 }
 
-fn empty(set: CapSet, index: usize) -> Result<(), Failed> {
-    caps::clear(None, set).map_err(|_| on(index)(Errno::EPERM))
-}
-
 /// The rest, of init and of its job.
 pub(super) fn become_identity(identity: Identity) -> Result<(), Failed> {
     if identity == Identity::Callers {
@@ -120,7 +116,7 @@ pub(super) fn become_identity(identity: Identity) -> Result<(), Failed> {
         setresuid(uid, uid, uid).map_err(on(4))?;
     }
     for (_, set) in &SETS[1..] {
-        empty(*set, 5)?;
+        caps::clear(None, *set).map_err(|_| on(5)(Errno::EPERM))?;
     }
     Ok(())
 }
