@@ -4,6 +4,7 @@
 pub mod fd;
 pub mod inherited;
 pub mod ipc;
+mod memory;
 pub mod mount;
 pub mod network;
 pub mod process;

@@ -102,9 +102,18 @@ pub fn exit_now(status: i32) -> ! {
     unsafe { libc::_exit(status) }
 }
 
-/// Lets abort(3) end this process as every other failure does: with this status, after the sentence that Rust's
-/// library and the C library write where no memory is to be had, and without a core file. The children have it
-/// too, until they give signals their default action.
+/// As abort(3), which in a child of clone3(2) may take its parent for itself: musl's has the number of its thread from
+/// before.
+pub fn abort_now() -> ! {
+    // SAFETY: no pointers are passed.
+    unsafe { libc::syscall(libc::SYS_kill, libc::syscall(libc::SYS_getpid), libc::SIGABRT) };
+    // Blocked or ignored, which nobody here does.
+    exit_now(1)
+}
+
+/// Lets abort(3) end this process as every other failure does: with this status, after the sentence about the memory
+/// that is not to be had, and without a core file. The children have it too, until they give signals their default
+/// action.
 pub fn exit_on_abort(status: u8) -> Result<(), Errno> {
     static STATUS: AtomicU8 = AtomicU8::new(0);
     extern "C" fn leave(_: libc::c_int) {
