@@ -24,7 +24,7 @@ impl fmt::Display for Process {
     }
 }
 
-fn read(pid: i32) -> Option<Process> {
+pub(crate) fn read(pid: i32) -> Option<Process> {
     let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
     let stat = String::from_utf8_lossy(&stat).into_owned();
     // The name may hold anything, parentheses included; the last one ends it.

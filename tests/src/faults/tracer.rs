@@ -22,6 +22,7 @@ use super::calls::{row, Manner, Object, ENDS};
 use super::client::{self, Heard, Order};
 use super::object::describe;
 use super::sight::Sight;
+use crate::process;
 
 /// Which process: the driver, or the how-manieth child of whom.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -143,8 +144,8 @@ struct Tracer {
     driver: Pid,
     deed: Option<(Point, Deed)>,
     tracees: BTreeMap<Pid, Tracee>,
-    /// Stopped before their parent said who they are.
-    early: BTreeSet<Pid>,
+    /// Stopped before their parents said who they are; and these.
+    early: BTreeMap<Pid, Pid>,
     alive: Arc<Mutex<BTreeSet<Pid>>>,
     counts: HashMap<Kind, u32>,
     calls: Vec<Point>,
@@ -182,7 +183,7 @@ pub(super) fn run(
         driver,
         deed,
         tracees: BTreeMap::new(),
-        early: BTreeSet::new(),
+        early: BTreeMap::new(),
         alive,
         counts: HashMap::new(),
         calls: Vec::new(),
@@ -259,8 +260,8 @@ impl Tracer {
                 status => status?,
             };
             match status {
-                WaitStatus::Exited(pid, code) => self.ended(pid, code),
-                WaitStatus::Signaled(pid, signal, _) => self.ended(pid, -(signal as i32)),
+                WaitStatus::Exited(pid, code) => self.ended(pid, code)?,
+                WaitStatus::Signaled(pid, signal, _) => self.ended(pid, -(signal as i32))?,
                 WaitStatus::PtraceSyscall(pid) => self.at_call(pid)?,
                 WaitStatus::PtraceEvent(pid, _, event) => self.at_event(pid, event)?,
                 WaitStatus::Stopped(pid, signal) => self.at_signal(pid, signal)?,
@@ -269,13 +270,29 @@ impl Tracer {
         }
     }
 
-    fn ended(&mut self, pid: Pid, status: i32) {
-        self.tracees.remove(&pid);
+    fn ended(&mut self, pid: Pid, status: i32) -> io::Result<()> {
+        let parent = self.tracees.remove(&pid);
         self.early.remove(&pid);
         self.alive.lock().unwrap_or_else(PoisonError::into_inner).remove(&pid);
         if pid == self.driver {
             self.status = status;
         }
+        let Some(parent) = parent else { return Ok(()) };
+        // It was killed before it said whom it had just made.
+        let orphans: Vec<Pid> =
+            self.early.iter().filter(|(_, of)| **of == pid).map(|(child, _)| *child).collect();
+        for orphan in orphans {
+            self.adopt(orphan, parent.role.child(parent.children + 1), parent.rulesets);
+            self.begin(orphan)?;
+        }
+        Ok(())
+    }
+
+    /// Lets a child go on that has had the stop with which it begins.
+    fn begin(&mut self, child: Pid) -> io::Result<()> {
+        self.early.remove(&child);
+        self.tracees.entry(child).and_modify(|tracee| tracee.fresh = false);
+        self.go_on(child, None)
     }
 
     fn adopt(&mut self, pid: Pid, role: Role, rulesets: u32) {
@@ -319,8 +336,14 @@ impl Tracer {
         }
         match self.tracees.get_mut(&pid) {
             None => {
-                self.early.insert(pid);
-                Ok(())
+                // Who it is, its parent says, unless that is dead.
+                let parent = process::read(pid.as_raw()).map(|child| Pid::from_raw(child.parent));
+                if let Some(parent) = parent.filter(|parent| self.tracees.contains_key(parent)) {
+                    self.early.insert(pid, parent);
+                    return Ok(());
+                }
+                self.adopt(pid, Role::driver().child(0), 0);
+                self.begin(pid)
             }
             // With which a child begins.
             Some(tracee) if signal == Signal::SIGSTOP && tracee.fresh => {
@@ -347,9 +370,8 @@ impl Tracer {
             let (role, rulesets) = (parent.role.child(parent.children), parent.rulesets);
             self.adopt(child, role, rulesets);
         }
-        if self.early.remove(&child) {
-            self.tracees.entry(child).and_modify(|tracee| tracee.fresh = false);
-            self.go_on(child, None)?;
+        if self.early.contains_key(&child) {
+            self.begin(child)?;
         }
         self.go_on(pid, None)
     }
