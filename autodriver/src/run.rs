@@ -75,7 +75,7 @@ fn open_report(place: &str) -> Result<File, String> {
     // These are links to descriptors. A pipe that another user made, or a port that is open already,
     // cannot be opened again by them.
     let place = match place {
-        "/dev/stdout" => "fd:1",
+        "-" | "/dev/stdout" => "fd:1",
         "/dev/stderr" => "fd:2",
         place => place,
     };

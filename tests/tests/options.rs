@@ -99,6 +99,14 @@ fn report_goes_to_a_descriptor() {
 }
 
 #[test]
+fn report_goes_to_standard_output() {
+    let words = job(["exit", "0"]).opt("--report", "-").arguments();
+    let output = Command::new(e2e::autodriver()).args(words).output().expect("the driver");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((report["exit_code"].as_i64(), report["cause"].as_str()), (Some(0), Some("exited")));
+}
+
+#[test]
 fn report_to_a_descriptor_that_is_not_open_is_refused_before_anything_runs() {
     let outcome = job(["exit", "0"]).opt("--report", "fd:99").without_report().run();
     outcome.expect_refusal(&["fd:99"]);

@@ -366,7 +366,7 @@ pub struct Options {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub skip: Vec<Layer>,
 
-    /// Where the JSON report goes: a file, or fd:N
+    /// Where the JSON report goes: a file, fd:N, or - for standard output
     #[arg(long, value_name = "FILE|fd:N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub report: Option<String>,

@@ -16,7 +16,8 @@ pub(super) struct ReportFile {
 
 impl ReportFile {
     pub(super) fn open(name: &str) -> Result<ReportFile, String> {
-        let opened = match name.strip_prefix("fd:") {
+        let place = if name == "-" { "fd:1" } else { name };
+        let opened = match place.strip_prefix("fd:") {
             None => File::create(name).map(|file| Box::new(file) as Box<dyn Write>),
             Some("1") => Ok(Box::new(io::stdout()) as Box<dyn Write>),
             Some("2") => Ok(Box::new(io::stderr()) as Box<dyn Write>),
