@@ -269,6 +269,7 @@ impl Job {
     fn first_process_ended(&mut self, ended: Ended, now: Instant, storage: &Storage) {
         self.happened.ended = Some(ended);
         self.ended_at = Some(now);
+        self.look_at_the_rest(storage);
         if self.plan.applies(Layer::ProcessTree) {
             self.die(now);
         } else {
@@ -280,6 +281,18 @@ impl Job {
         if self.cgroup.exists() && self.cgroup.processes().is_empty() {
             self.settled = Some(self.settle(storage));
             let _ = self.cgroup.remove();
+        }
+    }
+
+    /// What the processes have that it leaves behind may be more than the job may have, and may have come since the
+    /// last look. In a PID namespace they may be dead by now.
+    fn look_at_the_rest(&mut self, storage: &Storage) {
+        let Some(watch) = self.watch.as_mut().filter(|_| self.phase == Phase::Running) else { return };
+        if self.plan.substitutes(Layer::Memory) {
+            watch.look_now(self.plan.memory, storage);
+            if watch.memory() >= self.plan.memory {
+                self.happened.killed.get_or_insert(Cause::MemoryLimit);
+            }
         }
     }
 
