@@ -47,6 +47,11 @@ pub struct Means<'a> {
     pub watch: Option<&'a mut Watch>,
 }
 
+/// Bytes of memory that the job may still use, as far as the driver sees; `None` where it does not look for them.
+pub fn memory_seen_left(watch: &Watch, plan: &Plan) -> Option<u64> {
+    plan.substitutes(Layer::Memory).then(|| plan.memory.saturating_sub(watch.memory()))
+}
+
 /// Bytes and inodes that the job may still write, as far as the driver sees; a limit of 0 is none.
 pub fn disk_left(watch: &Watch, plan: &Plan) -> (u64, u64) {
     let (bytes, inodes) = watch.written();
@@ -123,9 +128,7 @@ impl Limits {
         let memory_left = match plan.enforces(Layer::Memory) {
             true if cgroup.oom_kills().is_ok_and(|kills| kills > 0) => return Some(Cause::MemoryLimit),
             true => self.memory_left(plan, cgroup, storage),
-            false => watch
-                .filter(|_| plan.substitutes(Layer::Memory))
-                .map(|watch| plan.memory.saturating_sub(watch.memory())),
+            false => watch.and_then(|watch| memory_seen_left(watch, plan)),
         };
         match memory_left {
             Some(0) => return Some(Cause::MemoryLimit),

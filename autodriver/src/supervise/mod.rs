@@ -269,8 +269,8 @@ impl Job {
     fn first_process_ended(&mut self, ended: Ended, now: Instant, storage: &Storage) {
         self.happened.ended = Some(ended);
         self.ended_at = Some(now);
-        self.look_at_the_rest(storage);
         if self.plan.applies(Layer::ProcessTree) {
+            self.look_at_the_rest(storage);
             self.die(now);
         } else {
             // Asked for: what it left behind lives on.
@@ -284,15 +284,14 @@ impl Job {
         }
     }
 
-    /// What the processes have that it leaves behind may be more than the job may have, and may have come since the
+    /// What the processes have that are to be killed may be more than the job may have, and may have come since the
     /// last look. In a PID namespace they may be dead by now.
     fn look_at_the_rest(&mut self, storage: &Storage) {
-        let Some(watch) = self.watch.as_mut().filter(|_| self.phase == Phase::Running) else { return };
-        if self.plan.substitutes(Layer::Memory) {
-            watch.look_now(self.plan.memory, storage);
-            if watch.memory() >= self.plan.memory {
-                self.happened.killed.get_or_insert(Cause::MemoryLimit);
-            }
+        let looks = self.phase == Phase::Running && self.plan.substitutes(Layer::Memory);
+        let Some(watch) = self.watch.as_mut().filter(|_| looks) else { return };
+        watch.look_now(self.plan.memory, storage);
+        if limits::memory_seen_left(watch, &self.plan) == Some(0) {
+            self.happened.killed.get_or_insert(Cause::MemoryLimit);
         }
     }
 
