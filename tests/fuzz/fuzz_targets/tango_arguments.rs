@@ -6,10 +6,9 @@ use libfuzzer_sys::fuzz_target;
 
 // The program has no library; this file of it needs nothing but `std`.
 #[path = "../../../autodriver/src/tango/arguments.rs"]
-#[allow(dead_code)]
 mod arguments;
 
-use arguments::{parse, Arguments, Stop};
+use arguments::{begins, parse, Arguments, Stop};
 
 /// Every option in its longest form, in another order than they were given.
 fn spelled_out(read: &Arguments) -> Vec<Vec<u8>> {
@@ -31,7 +30,9 @@ fuzz_target!(|data: &[u8]| {
     match parse(&words) {
         Ok(read) => {
             assert!(words[1..].contains(&&read.directory[..]), "a directory that was not given");
-            assert_eq!(parse(&spelled_out(&read)), Ok(read));
+            let again = spelled_out(&read);
+            assert!(begins(&again[1]), "an option that is not taken for one of this form");
+            assert_eq!(parse(&again), Ok(read));
         }
         Err(Stop::Help(text)) => assert!(text.starts_with("Usage: ") && text.ends_with('\n')),
         Err(Stop::Usage(message)) => {
